@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -152,6 +153,25 @@ def faulty(tmp_path_factory):
     return root, mislabeled
 
 
+def assert_tasks_are_those_of_the_tables(folder: Path, rows: list[dict], to_label: list[str]):
+    review = json.loads((folder / "review" / "tasks.json").read_text())
+    following = json.loads((folder / "next" / "tasks.json").read_text())
+    for row, task in zip(rows, review, strict=True):
+        (prediction,) = task["predictions"]
+        assert unquote(task["data"]["image"]).endswith(f"/{row['path']}")
+        assert task["data"]["label"] == row["label"]
+        assert prediction["result"][0]["value"] == {"choices": [row["suggested"]]}
+        score = float(row["suggested_probability"])
+        assert (prediction["model_version"], prediction["score"]) == (
+            "run",
+            pytest.approx(score, abs=1e-4),
+        )
+    names = [unquote(task["data"]["image"]).rpartition("/")[2] for task in following]
+    assert names == [Path(key).name for key in to_label]
+    assert '<Header value="$label" />' in (folder / "review" / "label_config.xml").read_text()
+    assert "Header" not in (folder / "next" / "label_config.xml").read_text()
+
+
 def test_an_audit_finds_planted_problems(faulty, tmp_path, capsys):
     root, mislabeled = faulty
     before = {file: file.read_bytes() for file in root.rglob("*.*")}
@@ -176,6 +196,8 @@ def test_an_audit_finds_planted_problems(faulty, tmp_path, capsys):
                 str(run),
                 "--unlabeled",
                 str(inbox),
+                "--format",
+                "labelstudio",
                 "--out",
                 str(tmp_path / "audit"),
                 "--json",
@@ -193,9 +215,12 @@ def test_an_audit_finds_planted_problems(faulty, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [row["path"] for row in result["label_issues"]]
     assert (tmp_path / "audit" / "label_issues.png").is_file()
+    assert_tasks_are_those_of_the_tables(tmp_path / "audit", rows, result["next"])
     assert {file: file.read_bytes() for file in root.rglob("*.*")} == before
     with pytest.raises(UsageError, match="already exists"):
         foveate.audit(run, out=tmp_path / "audit")
+    with pytest.raises(UsageError, match="did you mean 'labelstudio'"):
+        foveate.audit(run, out=tmp_path / "other", format="labelstudi")
 
 
 def test_an_audit_of_other_data_needs_the_same_label_type(faulty, stripes, tmp_path):

@@ -289,6 +289,7 @@ class ImageResult:
         classes: Classes of the run.
         multilabel: Whether an image may have several classes, or none.
         model: The name of the run or exported file that predicted.
+        stated: The class that the data state, where the prediction is a suggestion to review.
     """
 
     path: str
@@ -297,6 +298,7 @@ class ImageResult:
     classes: tuple[str, ...] = ()
     multilabel: bool = False
     model: str = ""
+    stated: str = ""
 
     def row(self) -> dict[str, Any]:
         """Return a JSON-able row: path and prediction, or path and error."""

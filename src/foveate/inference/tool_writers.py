@@ -28,6 +28,7 @@ def write_labelstudio(named: NamedResults, folder: Path, classes: tuple[str, ...
         prediction = result.prediction
         results = labelstudio.to_results(read_size(Path(result.path)), prediction, classes)
         task = {"image": labelstudio.local_file(printable(path.relative_to(root)))}
+        task |= {"label": result.stated} if result.stated else {}
         tasks.append(
             {"data": task, "predictions": [labelstudio.prediction_of(results, result.model)]}
         )
@@ -37,7 +38,11 @@ def write_labelstudio(named: NamedResults, folder: Path, classes: tuple[str, ...
         isinstance(result.prediction, Boxes) and result.prediction.masks for _, result in named
     )
     config = labelstudio.labeling_config(
-        _labels(classes, named), type(first.prediction), has_masks, first.multilabel
+        _labels(classes, named),
+        type(first.prediction),
+        has_masks,
+        first.multilabel,
+        "label" if first.stated else "",
     )
     write_text(folder / labelstudio.CONFIG, config)
     log.info(
@@ -56,7 +61,10 @@ def write_cvat(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> N
     root = _common_folder(paths)
     images = [
         cvat.CvatImage(
-            printable(path.relative_to(root)), read_size(Path(result.path)), result.prediction
+            printable(path.relative_to(root)),
+            read_size(Path(result.path)),
+            result.prediction,
+            attributes=(("label", result.stated),) if result.stated else (),
         )
         for path, (_, result) in zip(paths, named, strict=True)
     ]
@@ -65,8 +73,12 @@ def write_cvat(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> N
     with atomic_write(folder / "annotations.xml") as aside:
         tree.write(aside, encoding="utf-8", xml_declaration=True)
     labels = _labels(classes, named)
-    score = {"name": "score", "input_type": "text", "mutable": False, "values": [""]}
-    write_json(folder / "labels.json", [{"name": name, "attributes": [score]} for name in labels])
+    names = ["score", *(["label"] if any(result.stated for _, result in named) else [])]
+    attributes = [
+        {"name": name, "input_type": "text", "mutable": False, "values": [""]} for name in names
+    ]
+    specification = [{"name": name, "attributes": attributes} for name in labels]
+    write_json(folder / "labels.json", specification)
 
 
 def write_labelme(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
@@ -80,7 +92,8 @@ def write_labelme(named: NamedResults, folder: Path, classes: tuple[str, ...]) -
         if isinstance(result.prediction, Labels) and result.prediction.scores is not None:
             scores = map(float, result.prediction.scores)
             content["scores"] = dict(zip(classes, scores, strict=True))
-        write_json(file, {**content, "model_version": result.model})
+        stated = {"label": result.stated} if result.stated else {}
+        write_json(file, {**content, **stated, "model_version": result.model})
     write_text(folder / labelme.LABELS, "".join(f"{name}\n" for name in _labels(classes, named)))
 
 

@@ -20,12 +20,13 @@ from foveate.api.audit.label_errors import (
     rank_by_margin,
     select_for_labeling,
 )
+from foveate.api.audit.review import Suggestion, write_suggestions
 from foveate.data.discovery import find_images_at
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
 from foveate.data.scan import ScannedTable, drop_unreadable
 from foveate.data.tables import label_names, require_single_label
-from foveate.errors import UsageError
+from foveate.errors import UnknownName, UsageError
 from foveate.images.codec import resize, write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.engine import collect_features, scan_with_progress
@@ -42,6 +43,14 @@ _SHEET_IMAGES, _SHEET_SIZE = 40, 128  # images on the sheet, and px of each
 _HARD = 50  # images listed as hardest
 _REDUNDANT_COSINE = 0.98  # cosine similarity of features from which an image is redundant
 _MIN_IMAGES = 20
+TABLES = "csv"
+_FORMATS = (TABLES, "labelstudio", "cvat", "labelme")
+
+
+def check_format(format: str) -> None:
+    """Raise UnknownName if an audit cannot be written in a format."""
+    if format not in _FORMATS:
+        raise UnknownName(format, _FORMATS, kind="format of audits", where="--format")
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ def write_audit(
     data: LabeledFeatures,
     unlabeled: Path | None,
     extra_labels: int,
+    format: str = TABLES,
 ) -> AuditResult:
     """Rate the labels, extrapolate the learning curve, and write the tables to `folder`.
 
@@ -165,6 +175,7 @@ def write_audit(
         data: Features and labels of the audited images.
         unlabeled: Unlabeled images to rank, if any.
         extra_labels: Number of extra labels to extrapolate the learning curve to.
+        format: "csv", or an annotation tool whose files are written as well.
     """
     features, labels, classes = data.features, data.labels, data.classes
     seed = predictor.recipe.seed
@@ -182,8 +193,18 @@ def write_audit(
         if unlabeled
         else []
     )
-    write_tables(folder, data.scanned, classes, labels, probabilities, issues, pairs, next_images)
-    keys = [sample.key for sample in data.scanned.table.samples]
+    next_keys = [suggestion.sample.key for suggestion in next_images]
+    write_tables(folder, data.scanned, classes, labels, probabilities, issues, pairs, next_keys)
+    samples = data.scanned.table.samples
+    keys = [sample.key for sample in samples]
+    if format != TABLES:
+        suspicious = [
+            Suggestion(samples[i], probabilities[i], issue.suggested, classes[labels[i]])
+            for issue in issues
+            for i in [issue.index]
+        ]
+        for name, queue in (("review", suspicious), ("next", next_images)):
+            write_suggestions(folder / name, format, predictor.name, classes, queue)
     return AuditResult(
         folder=folder,
         count=len(keys),
@@ -191,7 +212,7 @@ def write_audit(
         strong=sum(issue.strong for issue in issues),
         redundant=len(pairs),
         forecast=curve,
-        next=next_images,
+        next=next_keys,
     )
 
 
@@ -229,7 +250,7 @@ def choose_next(
     labels: np.ndarray,
     classes: int,
     strength: float,
-) -> list[str]:
+) -> list[Suggestion]:
     """Choose unlabeled images to label next, by a classifier fitted to all labeled ones.
 
     Args:
@@ -241,7 +262,7 @@ def choose_next(
         strength: Inverse regularization strength C of the classifier.
 
     Returns:
-        Keys of at most 50 images, most useful first.
+        At most 50 images, most useful first.
     """
     samples = [Sample(path, printable(path)) for path in find_images_at([folder])]
     pixels = predictor.new_cache(keep=True)
@@ -254,7 +275,7 @@ def choose_next(
     fold = np.concatenate([np.zeros(len(features), int), np.ones(len(unlabeled_features), int)])
     probabilities = out_of_fold(both, targets, fold, strength, False)[fold == 1]
     return [
-        readable_samples[each].key
+        Suggestion(readable_samples[each], probabilities[each], int(probabilities[each].argmax()))
         for each in select_for_labeling(
             probabilities, unlabeled_features, min(_HARD, len(readable_samples))
         )

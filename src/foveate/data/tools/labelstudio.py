@@ -71,7 +71,11 @@ def prediction_of(
 
 
 def labeling_config(
-    classes: tuple[str, ...], kind: type, has_masks: bool = False, multilabel: bool = False
+    classes: tuple[str, ...],
+    kind: type,
+    has_masks: bool = False,
+    multilabel: bool = False,
+    heading: str = "",
 ) -> str:
     """Return the labeling config that a project needs for such results.
 
@@ -80,8 +84,11 @@ def labeling_config(
         kind: The type of the targets.
         has_masks: Whether boxes have masks.
         multilabel: Whether an image may have several classes.
+        heading: An entry in the data of tasks to show above the image.
     """
     view = ElementTree.Element("View")
+    if heading:
+        ElementTree.SubElement(view, "Header", {"value": f"${heading}"})
     ElementTree.SubElement(view, "Image", {"name": TO_NAME, "value": "$image"})
     names = {"name": FROM_NAME, "toName": TO_NAME}
     if kind is Labels:
