@@ -7,7 +7,7 @@ What is found here speaks against reading the folders as classes, and for other 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -20,10 +20,13 @@ from foveate.images.codec import read_image, read_index_mask
 
 LABEL_EXTENSIONS = (".txt", ".xml", ".json")
 MASK_SUFFIX = re.compile(
-    r"[ _.-](?:mask|masks|seg|segmentation|gt|groundtruth|label|labels|annotation|annot|l)"
-    r"(?:[ _-]?\d{1,3})?$",
+    r"[ _.-](?:(?:cp_)?masks?|seg|segmentation|gt|ground[ _-]?truth|labels?|annotation|annot|lesion"
+    r"|manual|1stho|l)(?:[ _-]?\d{1,3})?$",
     re.IGNORECASE,
 )
+IMAGE_SUFFIX = re.compile(
+    r"[ _.-](?:sat|img|image|rgb|leftimg8bit|training|test)$", re.IGNORECASE
+)  # of images whose masks have another one: 1_sat.jpg and 1_mask.png
 MANY_LABELS = 0.5  # share of images with a label file beside them from which these are labels
 _MAX_COMPARED = 8  # folders that may be masks of each other
 _SAMPLE = 6  # pairs of images that are opened
@@ -97,30 +100,39 @@ def _survey_names(folder: Path, names: Sequence[str], root: Path, survey: Survey
             beside.add(folder / images[stem], folder / name, root)
 
 
-def masks_by_image(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return which images of a folder are masks of others by their names.
+def masks_by_image(
+    names: Iterable[str], others: Collection[str] = frozenset()
+) -> dict[str, list[str]]:
+    """Return which files of a folder are masks of its images by their names.
 
     Args:
         names: The names of its files.
+        others: Extensions of masks other than those of images.
 
     Returns:
         The name of an image -> names of its masks: {'a.jpg': ['a_mask.png', 'a_mask_1.png']}.
     """
+    names = list(names)
     by_stem = dict(_image_stems(names))
+    by_base = {IMAGE_SUFFIX.sub("", stem): name for stem, name in by_stem.items()} | by_stem
     masks: dict[str, list[str]] = {}
-    for stem, name in by_stem.items():
+    for stem, name in (*by_stem.items(), *_stems_of(names, others)):
         base = MASK_SUFFIX.sub("", stem)
-        if base != stem and base in by_stem:
-            masks.setdefault(by_stem[base], []).append(name)
+        if base != stem and by_base.get(base, name) != name:
+            masks.setdefault(by_base[base], []).append(name)
     return masks
 
 
 def _image_stems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the images among file names, after their names without extension."""
+    return _stems_of(names, EXTENSIONS)
+
+
+def _stems_of(names: Iterable[str], extensions: Collection[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         extension = extension_of(name)
-        if extension in EXTENSIONS:
-            yield name[: -len(extension)], name
+        if extension in extensions:
+            yield name[: len(name) - len(extension)], name
 
 
 def find_mask_folder(folders: Sequence[Path]) -> tuple[Path, Path] | None:

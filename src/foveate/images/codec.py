@@ -101,28 +101,52 @@ def read_index_mask(source: Path | bytes) -> np.ndarray:
         BrokenImage: It cannot be read, or has colors or fractions.
     """
     with _open_image(source) as (image, where):
-        image.load()
-        values = image.info["values"] if "values" in image.info else np.asarray(image)
-        if values.ndim == 3:  # of LA and PA the second band is transparency
-            channels = values[..., :1] if image.mode in ("LA", "PA") else values[..., :3]
-            if (channels != channels[..., :1]).any():
-                raise BrokenImage(
-                    "this mask has colors instead of class numbers",
-                    where=where,
-                    why=f"its mode is {image.mode}; a mask has palette or gray values",
-                    id="mask_has_colors",
-                )
-            values = channels[..., 0]
-        if values.dtype.kind not in "biu":
+        return _index_values(image, where)
+
+
+def read_mask_pages(source: Path | bytes) -> list[np.ndarray]:
+    """Return the values of each page of a TIFF as `read_index_mask`; of other files one.
+
+    Pages that are smaller than the first, such as previews, are left out.
+
+    Raises:
+        BrokenImage: A page cannot be read, or has colors or fractions.
+    """
+    with _open_image(source) as (image, where):
+        count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        pages = []
+        for index in range(count):
+            image.seek(index)
+            if not pages or image.size == pages[0].shape[::-1]:
+                _refuse_bomb(image.width, image.height * count, where)
+                pages.append(_index_values(image, where))
+        return pages
+
+
+def _index_values(image: Image.Image, where: str | None) -> np.ndarray:
+    """The values of the current page of an image, as `read_index_mask` returns them."""
+    image.load()
+    values = image.info["values"] if "values" in image.info else np.asarray(image)
+    if values.ndim == 3:  # of LA and PA the second band is transparency
+        channels = values[..., :1] if image.mode in ("LA", "PA") else values[..., :3]
+        if (channels != channels[..., :1]).any():
             raise BrokenImage(
-                "this mask has fractions instead of class numbers",
+                "this mask has colors instead of class numbers",
                 where=where,
-                why=f"its mode is {image.mode}",
-                id="mask_fractions",
+                why=f"its mode is {image.mode}; a mask has palette or gray values",
+                id="mask_has_colors",
             )
-        # transposed as an array, because Pillow cannot transpose all modes
-        upright = _upright_array(values, _orientation(image))
-        return np.array(upright, dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
+        values = channels[..., 0]
+    if values.dtype.kind not in "biu":
+        raise BrokenImage(
+            "this mask has fractions instead of class numbers",
+            where=where,
+            why=f"its mode is {image.mode}",
+            id="mask_fractions",
+        )
+    # transposed as an array, because Pillow cannot transpose all modes
+    upright = _upright_array(values, _orientation(image))
+    return np.array(upright, dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
 
 
 def read_stored_values(source: Path | bytes, rendering: Rendering = AS_STORED) -> np.ndarray:

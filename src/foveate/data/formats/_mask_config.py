@@ -14,16 +14,17 @@ For masks in color, `classes` gives the colors: {sky: [128, 128, 128], road: [12
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveate.data.discovery import find_images, is_image
+from foveate.data.discovery import find_files, is_image
 from foveate.data.formats._class_lists import ClassList, find_class_list, make_class_list
+from foveate.data.formats._mask_files import is_mask_file
 from foveate.data.split_names import split_from_name
 from foveate.errors import DataError, UnknownName
-from foveate.types import Split
+from foveate.types import Issue, Split
 from foveate.utils.paths import printable
 from foveate.utils.safe_yaml import parse_yaml
 
@@ -56,12 +57,16 @@ class MaskConfig:
         images: The images.
         masks: The masks.
         class_list: The classes; None: there may be a class list in the root.
+        per_object: Whether several masks of an image show one object each.
+        notes: What was left out.
     """
 
     root: Path
     images: list[ImageFile]
     masks: list[ImageFile]
     class_list: ClassList | None = None
+    per_object: bool = False
+    notes: tuple[Issue, ...] = ()
 
 
 def is_config(path: Path) -> bool:
@@ -105,8 +110,8 @@ def read_config(path: Path) -> MaskConfig:
         )
     return MaskConfig(
         root=root,
-        images=list(_find_files(root, content["images"], f"{where}, images")),
-        masks=list(_find_files(root, content["masks"], f"{where}, masks")),
+        images=list(_find_files(root, content["images"], f"{where}, images", is_image)),
+        masks=list(_find_files(root, content["masks"], f"{where}, masks", is_mask_file)),
         class_list=_parse_classes(content, where) or find_class_list(root),
     )
 
@@ -131,8 +136,10 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _find_files(root: Path, stated: object, where: str) -> Iterator[ImageFile]:
-    """Yield the images of a folder or a pattern, or of one per split."""
+def _find_files(
+    root: Path, stated: object, where: str, fits: Callable[[Path], bool]
+) -> Iterator[ImageFile]:
+    """Yield the files of a folder or a pattern, or of one per split, that fit."""
     by_split = stated if isinstance(stated, dict) else {None: stated}
     for name, pattern in by_split.items():
         split = None if name is None else split_from_name(str(name))
@@ -149,10 +156,15 @@ def _find_files(root: Path, stated: object, where: str) -> Iterator[ImageFile]:
                 hint="write a folder, or a pattern such as frames/*.jpg, or one per split",
                 id="mask_config_entry",
             )
-        yield from _find_matches(root, pattern, split, where)
+        base, files = _find_matches(root, pattern, where, fits)
+        for file in files:
+            yield ImageFile(file, split, file.relative_to(base).with_suffix("").parts)
 
 
-def _find_matches(root: Path, pattern: str, split: Split | None, where: str) -> Iterator[ImageFile]:
+def _find_matches(
+    root: Path, pattern: str, where: str, fits: Callable[[Path], bool]
+) -> tuple[Path, list[Path]]:
+    """The folder that a pattern begins with, and the files that fit it."""
     parts = Path(pattern).parts
     fixed = next((i for i, part in enumerate(parts) if _WILDCARDS & set(part)), len(parts))
     base, wild = root.joinpath(*parts[:fixed]), "/".join(parts[fixed:])
@@ -164,13 +176,12 @@ def _find_matches(root: Path, pattern: str, split: Split | None, where: str) -> 
             hint="paths are relative to `path` in the config",
             id="mask_config_missing_folder",
         )
-    files = sorted(base.glob(wild)) if wild else find_images(base)
-    images = [file for file in files if is_image(file) and file.is_file()]
+    files = sorted(base.glob(wild)) if wild else find_files(base)
+    images = [file for file in files if fits(file) and file.is_file()]
     if not images:
         why = f"nothing matches {printable(base / wild)!r}" if wild else printable(base)
         raise DataError("there are no images", where=where, why=why, id="mask_config_no_images")
-    for file in images:
-        yield ImageFile(file, split, file.relative_to(base).with_suffix("").parts)
+    return base, images
 
 
 def _parse_classes(content: dict[Any, Any], where: str) -> ClassList | None:
