@@ -226,7 +226,7 @@ def test_names_for_black_and_white(tmp_path, text, classes, expected, rows):
             r"value 2 of the mask is not in .*classes\.txt.*masks/1\.png.*2 names, for the values 0 to 1",
         ),
         ("classes.json", "{nonsense", "cannot be read"),
-        ("classes.json", '{"a": 1}', "cannot be read"),
+        ("classes.json", '{"a": 1.5}', "cannot be read"),
         ("labelmap.txt", "sky\n", "name:r,g,b::"),
         ("class_dict.csv", "sky,1,2,3\n", "its first line must be name,r,g,b"),
         ("class_dict.csv", "name,r,g,b\nsky,1,2,300\n", "0 to 255"),

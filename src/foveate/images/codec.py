@@ -114,7 +114,7 @@ def read_mask_pages(source: Path | bytes) -> list[np.ndarray]:
     """
     with _open_image(source) as (image, where):
         count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-        pages = []
+        pages = list[np.ndarray]()
         for index in range(count):
             image.seek(index)
             if not pages or image.size == pages[0].shape[::-1]:

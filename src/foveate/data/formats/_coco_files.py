@@ -68,12 +68,27 @@ def require_annotation_files(path: Path) -> list[Path]:
 def _is_annotations(file: Path) -> bool:
     if file.suffix.lower() != ".json" or not file.is_file() or file.stem.startswith(_OTHER_TASKS):
         return False
+    if is_panoptic(file):
+        return False
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
     if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
     is_cut = len(head) == _HEAD  # the other lists may follow
     return bool(_LISTS.search(head) or (is_cut and _CATEGORIES.search(head)))
+
+
+def is_panoptic(file: Path) -> bool:
+    """Whether a file looks like COCO's panoptic annotations: by its beginning and its end."""
+    if file.suffix.lower() != ".json" or not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD)
+        opened.seek(max(0, file.stat().st_size - _HEAD))
+        tail = opened.read(_HEAD)
+    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return False
+    return b'"segments_info"' in head or b'"segments_info"' in tail or b'"isthing"' in tail
 
 
 def split_of_file(file: Path) -> Split | None:

@@ -186,4 +186,3 @@ def _pickled(path: Path) -> BrokenImage:
         " integers",
         id="pickled_mask",
     )
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -355,7 +355,7 @@ def _smeared(statistics: _Statistics, why: str) -> DataError:
 
 
 def _smeared_note(statistics: _Statistics, levels: Levels, named: str) -> Issue:
-    values = {
+    values: dict[str, Any] = {
         "share": percent(levels.moved, 2),
         "sample": statistics.sample,
         "levels": named,
@@ -378,7 +378,8 @@ class _ValueInference:
 
     def __init__(self, statistics: _Statistics) -> None:
         self.statistics, self.notes = statistics, list[Issue]()
-        self.values, self.kind = set(statistics.values), cast(Kind, "values")
+        self.values = set(statistics.values)
+        self.kind: Kind = "values"
         self.levels: Levels | None = None
 
     def run(self, known: ClassList | None) -> MaskEncoding:
@@ -419,9 +420,7 @@ class _ValueInference:
     def _between(self, margin: int = 0) -> float:
         """Share of the pixels that are farther than a margin from black and white."""
         counts = self.statistics.values
-        ends = sum(
-            n for value, n in counts.items() if value <= margin or value >= _BORDER - margin
-        )
+        ends = sum(n for value, n in counts.items() if value <= margin or value >= _BORDER - margin)
         return 1 - ends / counts.total()
 
     def _with_names(self, known: ClassList) -> MaskEncoding:

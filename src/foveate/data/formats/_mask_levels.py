@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -128,9 +129,7 @@ def is_anti_aliased(values: Counter[int], levels: Sequence[Level]) -> bool:
         levels: The levels, in order.
     """
     numbers = [level[0] for level in levels]
-    apart = all(
-        high - low >= _MIN_GAP for low, high in zip(numbers[:-1], numbers[1:], strict=True)
-    )
+    apart = all(high - low >= _MIN_GAP for low, high in pairwise(numbers))
     return apart and len(numbers) > 1 and len(values) - len(numbers) >= _MIN_BETWEEN
 
 

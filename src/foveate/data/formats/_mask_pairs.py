@@ -219,7 +219,7 @@ def _scan_beside(root: Path) -> MaskConfig:
 
 def _scan_across(root: Path) -> MaskConfig:
     """The config of masks that have a suffix and a folder of any name: a/1.jpg and b/1_mask.png."""
-    files = {folder: names for folder, names in walk_folders(root)}
+    files = dict(walk_folders(root))
     stems = {
         folder: [Path(name).stem for name in names if is_mask_file(Path(name))]
         for folder, names in files.items()
@@ -349,9 +349,9 @@ def _match(config: MaskConfig, masks: Sequence[tuple[ImageFile, tuple[str, ...]]
             by_name.setdefault((mask.split, name), []).append(mask)
     pairs = []
     for image in config.images:
-        name = image.parts[-1]
-        for plain in dict.fromkeys((name, IMAGE_SUFFIX.sub("", name))):
-            parts = (*image.parts[:-1], plain)
+        *above, stem = image.parts
+        for plain in dict.fromkeys((stem, IMAGE_SUFFIX.sub("", stem))):
+            parts = (*above, plain)
             own = by_name.get((image.split, parts)) or by_name.get((None, parts))
             if own:
                 pairs.append(Pair(image, tuple(own)))
@@ -368,9 +368,6 @@ def _without_suffix(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _preferred(masks: tuple[ImageFile, ...]) -> tuple[ImageFile, ...]:
     """Of several masks those that are not a second form of another one."""
-    for is_second in (
-        lambda mask: mask.path.suffix.lower() in ARRAYS,  # of Cellpose's picture
-        lambda mask: bool(_TRAIN_IDS.search(mask.path.stem)),
-    ):
-        masks = tuple(mask for mask in masks if not is_second(mask)) or masks
-    return masks
+    # x_seg.npy beside x_cp_masks.png (Cellpose), and labelTrainIds beside labelIds (Cityscapes)
+    images = tuple(mask for mask in masks if mask.path.suffix.lower() not in ARRAYS) or masks
+    return tuple(mask for mask in images if not _TRAIN_IDS.search(mask.path.stem)) or images

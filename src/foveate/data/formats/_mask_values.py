@@ -162,7 +162,8 @@ def _from_levels(path: Path, encoding: MaskEncoding, levels: Levels) -> np.ndarr
     if (nearest < 0).any():
         raise _no_class(path, tuple(pixels[nearest < 0][0].tolist()), encoding)
     keys = pack(np.array(levels.levels)[None])[0] if channels == 3 else np.ravel(levels.levels)
-    return np.array([encoding.indices[int(key)] for key in keys], dtype=np.int64)[nearest]
+    indices = np.array([encoding.indices[int(key)] for key in keys], dtype=np.int64)
+    return np.asarray(indices[nearest])
 
 
 def _from_layers(path: Path, encoding: MaskEncoding) -> np.ndarray:
