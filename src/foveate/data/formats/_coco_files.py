@@ -79,7 +79,7 @@ def _is_annotations(file: Path) -> bool:
 
 
 def is_panoptic(file: Path) -> bool:
-    """Whether a file looks like COCO's panoptic annotations: by its beginning and its end."""
+    """Whether a file looks like COCO's panoptic annotations, by its name, beginning and end."""
     if file.suffix.lower() != ".json" or not file.is_file():
         return False
     with file.open("rb") as opened:
@@ -88,7 +88,8 @@ def is_panoptic(file: Path) -> bool:
         tail = opened.read(_HEAD)
     if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
-    return b'"segments_info"' in head or b'"segments_info"' in tail or b'"isthing"' in tail
+    named = file.stem.startswith("panoptic") and b'"annotations"' in head
+    return named or b'"segments_info"' in head or b'"segments_info"' in tail
 
 
 def split_of_file(file: Path) -> Split | None:

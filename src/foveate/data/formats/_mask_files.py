@@ -89,7 +89,10 @@ def read_values(path: Path) -> np.ndarray | None:
         BrokenImage: It cannot be read.
     """
     if path.suffix.lower() in ARRAYS:
-        return _layers_first(_load(path), path)
+        array = _layers_first(_load(path), path)
+        if array.ndim == 3:
+            raise _broken(path, f"it has {len(array)} layers, others of the same data have one")
+        return array
     try:
         return read_index_mask(path)
     except BrokenImage as error:
@@ -110,22 +113,28 @@ def _load(path: Path) -> np.ndarray:
     if not path.is_file():
         raise _broken(path, "there is nothing at this path")
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            with content:
-                names = list(content.files)
-                if len(names) != 1:
-                    raise _several_arrays(path, names)
-                content = content[names[0]]
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                with content:
+                    names = list(content.files)
+                    if len(names) != 1:
+                        raise _several_arrays(path, names)
+                    content = content[names[0]]
     except BrokenImage:
         raise
     except ValueError as error:
-        if "allow_pickle" in str(error) or "pickle" in str(error).casefold():
+        if "Object arrays" in str(error) or _begins_as_pickle(path):
             raise _pickled(path) from None
         raise _broken(path, str(error)) from None
     except (OSError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile) as error:
         raise _broken(path, str(error)) from None
     return _whole_numbers(content, path)
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:

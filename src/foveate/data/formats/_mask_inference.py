@@ -39,8 +39,7 @@ _SAMPLE_OF_LEVELS = 12  # masks that are looked at pixel by pixel
 _MANY_COLORS = 32  # colors beyond a list from which they may be smeared
 _MAX_COUNTED = 200_000  # different colors
 _SHOWN_COLORS = 24
-_MIN_UNLISTED = 6  # values beyond a list from which they may be smeared
-_HINT = "a mask must hold the index of a class in each pixel; save it as PNG"
+_MIN_UNLISTED = 3  # values beyond a list from which they may be smeared
 
 Inferred = tuple[MaskEncoding, tuple[Issue, ...]]
 
@@ -295,13 +294,8 @@ def _by_unlisted_colors(statistics: _Statistics) -> Inferred:
         classes = (BACKGROUND, "foreground")
         return MaskEncoding(classes, indices, "", "smeared", levels), (note,)
     if len(shares) > _MAX_VALUES:
-        raise DataError(
-            "the masks do not look like class masks",
-            where=printable(statistics.colored or ""),
-            why=f"there are {len(statistics.colors)} different colors in {statistics.sample}",
-            hint=_HINT,
-            id="not_class_masks",
-        )
+        why = f"there are {len(statistics.colors)} different colors in {statistics.sample}"
+        raise _not_class_masks(statistics.colored, why)
     raise _colors_without_names(statistics, shares)
 
 
@@ -342,6 +336,16 @@ def _packed(color: tuple[int, ...]) -> int:
 
 
 # --- values
+
+
+def _not_class_masks(where: Path | None, why: str) -> DataError:
+    return DataError(
+        "the masks do not look like class masks",
+        where=printable(where or ""),
+        why=why,
+        hint="a mask must hold the index of a class in each pixel; save it as PNG",
+        id="not_class_masks",
+    )
 
 
 def _smeared(statistics: _Statistics, why: str) -> DataError:
@@ -472,14 +476,9 @@ class _ValueInference:
             self._note("masks_border", text, value=_BORDER)
             indices, values = {_BORDER: IGNORE_INDEX}, values - {_BORDER}
         if len(values) > _MAX_VALUES or min(values) < 0:
-            raise DataError(
-                "the masks do not look like class masks",
-                where=printable(self.statistics.first["values", max(values)]),
-                why=f"there are {len(values)} different values in {sample}, from {min(values)} to"
-                f" {max(values)}",
-                hint=_HINT,
-                id="not_class_masks",
-            )
+            range_ = f"from {min(values)} to {max(values)}"
+            why = f"there are {len(values)} different values in {sample}, {range_}"
+            raise _not_class_masks(self.statistics.first["values", max(values)], why)
         class_values = list(range(max(values) + 1) if max(values) < _MAX_VALUES else sorted(values))
         indices |= {value: index for index, value in enumerate(class_values)}
         text = "the classes have no names: the masks hold the values {values} ({sample}); {hint}"

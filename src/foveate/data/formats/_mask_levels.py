@@ -23,22 +23,29 @@ _MIN_FLAT = 9  # pixels of a flat area that a level needs
 _CONCENTRATED = 0.98  # share of the flat pixels that are close to a level
 _OFF_EDGE = 0.05  # share of the pixels between the levels that may lie elsewhere than along edges
 _MIN_GAP = 12  # of levels that anti-aliasing can fill
-_MIN_BETWEEN = 6  # different values that anti-aliasing leaves between the levels
+_MIN_BETWEEN = 3  # different values that anti-aliasing leaves between the levels; one is a border
 
 
 @dataclass(frozen=True)
 class _Tolerance:
-    """How far smearing changes values (`close`) and reaches (`window`, px); levels are `gap`
-    apart."""
+    """How far smearing reaches.
+
+    Attributes:
+        close: By how much it changes values within areas.
+        gap: How far levels have to be apart.
+        window: Side of the square around a pixel in which the areas of its class begin, px.
+        block: Side of the square in which an edge changes values, px: two blocks of JPEG.
+    """
 
     close: int
     gap: int
     window: int
+    block: int
 
 
-_EXACT = _Tolerance(close=0, gap=1, window=5)
-_JPEG = _Tolerance(close=8, gap=40, window=9)
-_JPEG_COLOR = _Tolerance(close=24, gap=56, window=17)  # colors have half the resolution
+_EXACT = _Tolerance(close=0, gap=1, window=5, block=5)
+_JPEG = _Tolerance(close=8, gap=40, window=9, block=17)
+_JPEG_COLOR = _Tolerance(close=24, gap=56, window=17, block=33)  # at half the resolution
 
 
 def _tolerance(lossy: bool, channels: int) -> _Tolerance:
@@ -109,9 +116,8 @@ def _check_edges(
     for mask in masks:
         index, distance = _assign(mask, levels)
         far = distance > limits.close
-        around = ndimage.maximum_filter(index, limits.window) != ndimage.minimum_filter(
-            index, limits.window
-        )
+        highest = ndimage.maximum_filter(index, limits.block)
+        around = highest != ndimage.minimum_filter(index, limits.block)
         moved += int((distance > 0).sum())
         between += int(far.sum())
         off_edge += int((far & ~around).sum())
