@@ -38,7 +38,7 @@ from foveate.evaluation.calibration import (
     calibration_error,
     fit_temperature,
 )
-from foveate.images.codec import write_image
+from foveate.images.encoding import write_image
 
 COVERAGE, SPLITS, ERROR_SHARE = 0.9, 20, 0.05
 

@@ -32,7 +32,8 @@ import foveate
 from common import ResultFile, parse_options
 from foveate.data.discovery import find_images
 from foveate.evaluation.intervals import wilson
-from foveate.images.codec import read_image, resize, write_image
+from foveate.images.codec import read_image, resize
+from foveate.images.encoding import write_image
 from foveate.run.folder import Run
 
 PER_CLASS, FEW_PER_CLASS = 50, 20  # generated images, to report and to select the guidance by

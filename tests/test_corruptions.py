@@ -11,7 +11,7 @@ import pytest
 import foveate
 from foveate.api.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from foveate.cli import main as cli
-from foveate.images.codec import encode_jpeg
+from foveate.images.encoding import encode_jpeg
 from helpers import without_evaluation
 
 

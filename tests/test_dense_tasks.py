@@ -18,7 +18,7 @@ from foveate.api.predict import predict
 from foveate.data.dataset import TiledDataset
 from foveate.data.transforms import evaluation_transform, training_transform
 from foveate.errors import UsageError
-from foveate.images import codec
+from foveate.images import codec, encoding
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.decoders import DECODERS
@@ -558,9 +558,9 @@ def test_predictions_as_files(tmp_path):
     from foveate.predictions import ImageResult
 
     pixels, box, mask = rectangle_scene(100, 140)
-    codec.write_image(pixels, tmp_path / "a.png")
+    encoding.write_image(pixels, tmp_path / "a.png")
     (tmp_path / "other").mkdir()
-    codec.write_image(pixels, tmp_path / "other" / "a.png")
+    encoding.write_image(pixels, tmp_path / "other" / "a.png")
     paths = [str(tmp_path / "a.png"), str(tmp_path / "other" / "a.png")]
     boxes = [
         ImageResult(path, Boxes(box, ("b",), np.array([0.9], np.float32)), None, ("a", "b"))

@@ -21,7 +21,7 @@ from foveate.data.formats import read_table
 from foveate.deploy.postprocess import _beam_search, _boxes, _regions
 from foveate.deploy.runtime import open_exported, preprocess
 from foveate.errors import UsageError, WeightsError
-from foveate.images import codec
+from foveate.images import encoding
 from foveate.images.preprocessing import view_of
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.tasks.detect import Detect
@@ -55,8 +55,8 @@ def masks(tmp_path_factory) -> Path:
         )
         x, y = int(rng.integers(0, width - 30)), int(rng.integers(0, height - 30))
         pixels[y : y + 30, x : x + 30], mask[y : y + 30, x : x + 30] = 230, 255
-        codec.write_image(pixels, root / "images" / f"{number}.png")
-        codec.write_image(mask, root / "masks" / f"{number}.png")
+        encoding.write_image(pixels, root / "images" / f"{number}.png")
+        encoding.write_image(mask, root / "masks" / f"{number}.png")
     return root
 
 

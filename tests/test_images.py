@@ -14,7 +14,7 @@ from PIL import Image
 
 from foveate.data.discovery import find_images
 from foveate.errors import BrokenImage
-from foveate.images import codec
+from foveate.images import codec, encoding
 from foveate.utils.paths import printable
 
 # transform of the upright image before it is saved with EXIF orientation n
@@ -329,7 +329,7 @@ def test_masks_of_other_depths():
 
 def test_small_helpers(tmp_path):
     assert codec.thumbnail(upright_pixels(), 20).shape == (12, 20, 3)
-    assert codec.to_data_uri(upright_pixels(), "png").startswith("data:image/png;base64,iVBOR")
+    assert encoding.to_data_uri(upright_pixels(), "png").startswith("data:image/png;base64,iVBOR")
     (tmp_path / "f").write_bytes(b"abc")
     assert codec.content_hash(tmp_path / "f").startswith("ba7816bf")
     assert printable(Path(os.fsdecode(b"caf\xe9/a.jpg"))) == "caf\\xe9/a.jpg"

@@ -17,7 +17,7 @@ from foveate.data.scan import ScannedTable
 from foveate.data.split_names import split_from_name
 from foveate.data.splits import group_folds, make_splits, subsample_shots
 from foveate.errors import DataError, UsageError
-from foveate.images.codec import encode_jpeg
+from foveate.images.encoding import encode_jpeg
 from foveate.predictions import Labels
 from foveate.types import Sample, Table
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError
 from foveate.images import dicom, nifti, slides
-from foveate.images.codec import encode_pgm
+from foveate.images.encoding import encode_pgm
 from foveate.messages import counted
 from foveate.predictions import Boxes, Regions
 from foveate.types import IssueKind, Sample, StoredImage, Table

@@ -1,4 +1,4 @@
-"""Decoding and encoding: files and bytes -> upright (H, W, 3) uint8 RGB.
+"""Decoding: files and bytes -> upright (H, W, 3) uint8 RGB.
 
 The only decoder: every command reads images here, so that all see the same pixels. Lengths are
 pixels. An image that cannot be read is a BrokenImage; nothing of Pillow's own (errors, warnings)
@@ -7,21 +7,19 @@ leaks out.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from foveate.errors import BrokenImage
 from foveate.images import jpeg
@@ -255,48 +253,9 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(image.resize(with_long_side(image.size, side), Image.Resampling.BICUBIC))
 
 
-def write_image(pixels: np.ndarray, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write (H, W, 3) uint8 to a file.
-
-    Args:
-        pixels: The image.
-        path: File; its suffix gives the format.
-        metadata: Names and texts that are stored in a PNG.
-    """
-    image = Image.fromarray(pixels)
-    if not metadata:
-        image.save(path)
-        return
-    chunks = PngInfo()
-    for name, text in metadata.items():
-        chunks.add_itxt(name, text)
-    image.save(path, pnginfo=chunks)
-
-
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W, 3) or (H, W) uint8 to (height, width), bicubic."""
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
-
-
-def encode_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """Return (H, W, 3) uint8 as it comes back from a JPEG file of this quality, 1 to 95."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
-    return np.array(Image.open(buffer).convert("RGB"))
-
-
-def encode_pgm(pixels: np.ndarray) -> bytes:
-    """Return (H, W) or (H, W, 3) uint8 as an uncompressed file that `read_image` reads."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PPM")
-    return buffer.getvalue()
-
-
-def to_data_uri(pixels: np.ndarray, format: Literal["jpeg", "png"] = "jpeg") -> str:
-    """Return (H, W, 3) uint8 as a `data:` URI that a page can show without a second file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=format.upper())
-    return f"data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def with_short_side(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import UsageError
-from foveate.images.codec import read_image, read_size, write_image
+from foveate.images.codec import read_image, read_size
 from foveate.images.drawing import draw_prediction
+from foveate.images.encoding import write_image
 from foveate.inference.tool_writers import write_cvat, write_labelme, write_labelstudio
 from foveate.messages import counted
 from foveate.predictions import Boxes, ImageResult, Labels, Regions

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foveate.images.codec import to_data_uri
+from foveate.images.encoding import to_data_uri
 from foveate.messages import Message, translator
 from foveate.reporting.metric_names import corruption_name, metric_name
 from foveate.utils.files import write_text

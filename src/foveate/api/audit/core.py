@@ -27,7 +27,8 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.scan import ScannedTable, drop_unreadable
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UnknownName, UsageError
-from foveate.images.codec import resize, write_image
+from foveate.images.codec import resize
+from foveate.images.encoding import write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.engine import collect_features, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor

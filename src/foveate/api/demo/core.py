@@ -12,7 +12,7 @@ import numpy as np
 from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import FitResult
 from foveate.api.predict import predict
-from foveate.images import codec as images
+from foveate.images.encoding import write_image
 from foveate.messages import percent
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
@@ -85,6 +85,4 @@ def write_digits(folder: Path) -> None:
         for number, scan in enumerate(scans[digits == digit][:_IMAGES_PER_DIGIT]):
             pixels = np.rint(255 * (1 - scan.reshape(8, 8) / 16)).astype(np.uint8)
             large = np.kron(pixels, np.ones((_SIDE // 8,) * 2, dtype=np.uint8))
-            images.write_image(
-                large[..., None].repeat(3, axis=2), class_folder / f"{number:03d}.png"
-            )
+            write_image(large[..., None].repeat(3, axis=2), class_folder / f"{number:03d}.png")

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import scipy  # its parts are imported when they are named
 
-from foveate.images.codec import encode_jpeg, resize
+from foveate.images.codec import resize
+from foveate.images.encoding import encode_jpeg
 
 Array = Any  # NumPy's arrays; its stubs lose the type at every operator
 Corruption = Callable[[Array, int, np.random.Generator], Array]

@@ -24,7 +24,7 @@ from foveate.explainability.faithfulness import (
     randomize_weights,
 )
 from foveate.explainability.methods import EXPLAINERS, Explainer
-from foveate.images.codec import write_image
+from foveate.images.encoding import write_image
 from foveate.images.sheets import image_grid, stack
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.messages import counted, percent

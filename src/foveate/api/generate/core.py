@@ -16,7 +16,8 @@ from foveate.api.generate.inpainting import InpaintingRegion, find_region, paste
 from foveate.data.loading import even_slices
 from foveate.data.transforms import as_pixels, evaluation_transform
 from foveate.errors import UnknownName, UsageError
-from foveate.images.codec import read_image, thumbnail, write_image
+from foveate.images.codec import read_image, thumbnail
+from foveate.images.encoding import write_image
 from foveate.images.sheets import image_grid
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.backbones import Conditioning, DiffusionBackbone, family_of

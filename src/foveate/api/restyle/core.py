@@ -12,7 +12,8 @@ import torch
 
 from foveate.api.restyle.style_transfer import transfer_style
 from foveate.errors import UsageError
-from foveate.images.codec import read_image, thumbnail, write_image
+from foveate.images.codec import read_image, thumbnail
+from foveate.images.encoding import write_image
 from foveate.images.sheets import side_by_side
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.modeling.weights import check_weights
