@@ -25,7 +25,8 @@ import foveate
 from conftest import make_stripes_folder
 from foveate.cli import main as cli
 from foveate.data.image_cache import ImageCache
-from foveate.data.streaming import Catalog, Entry, Stream, find_entries
+from foveate.data.stored_images import Entry
+from foveate.data.streaming import Catalog, Stream, find_entries
 from foveate.data.transforms import evaluation_transform
 from foveate.errors import DataError, FoveateError, Interrupted, UsageError
 from foveate.inference.predictor import load_predictor

@@ -144,6 +144,40 @@ class ZipMember(StoredImage):
             raise _unreadable("member", self.path, f"{self.name}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Entry(StoredImage):
+    """An image file, or a member of a shard.
+
+    Attributes:
+        key: Its name.
+        path: The image, or the shard.
+        offset: Where it starts in the shard, bytes.
+        length: Its size in the shard, bytes; None for an image file.
+    """
+
+    key: str
+    path: Path
+    offset: int = 0
+    length: int | None = None
+
+    def content(self) -> Path | bytes:
+        """Return what the decoder reads.
+
+        Raises:
+            BrokenImage: The shard cannot be read anymore.
+        """
+        if self.length is None:
+            return self.path
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.length)
+        except OSError as error:
+            raise BrokenImage(
+                "the shard cannot be read", where=printable(self.path), why=str(error)
+            ) from None
+
+
 def _unreadable(part: str, path: Path, why: str) -> BrokenImage:
     return BrokenImage(
         f"this {part} of a file cannot be read",

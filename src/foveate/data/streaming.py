@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,10 @@ from foveate.data.discovery import find_images, is_image
 from foveate.data.image_cache import ImageCache
 from foveate.data.image_rows import ImageFinder
 from foveate.data.records import ALIASES, is_table, read_records
+from foveate.data.stored_images import Entry
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
-from foveate.types import StoredImage, TargetTensors
+from foveate.types import TargetTensors
 from foveate.utils import log
 from foveate.utils.files import atomic_write
 from foveate.utils.paths import printable
@@ -29,40 +29,6 @@ from foveate.utils.paths import printable
 SHARDS = (".tar",)
 _MAX_BYTES = 1 << 29  # of an image in a shard
 _MAX_BROKEN = 16  # images in a row that may be unreadable
-
-
-@dataclass(frozen=True)
-class Entry(StoredImage):
-    """An image file, or a member of a shard.
-
-    Attributes:
-        key: Its name.
-        path: The image, or the shard.
-        offset: Where it starts in the shard, bytes.
-        length: Its size in the shard, bytes; None for an image file.
-    """
-
-    key: str
-    path: Path
-    offset: int = 0
-    length: int | None = None
-
-    def content(self) -> Path | bytes:
-        """Return what the decoder reads.
-
-        Raises:
-            BrokenImage: The shard cannot be read anymore.
-        """
-        if self.length is None:
-            return self.path
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                return file.read(self.length)
-        except OSError as error:
-            raise BrokenImage(
-                "the shard cannot be read", where=printable(self.path), why=str(error)
-            ) from None
 
 
 class Catalog:

@@ -13,7 +13,8 @@ from foveate.data.dataset import seed_from
 from foveate.data.duplicates import gray_thumbnail
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
-from foveate.data.streaming import Catalog, Entry, find_entries, spread_indices
+from foveate.data.stored_images import Entry
+from foveate.data.streaming import Catalog, find_entries, spread_indices
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import BrokenImage, DataError
 from foveate.messages import Message

@@ -66,21 +66,24 @@ def find_plain_yolo(root: Path) -> PlainYolo | None:
     Raises:
         DataError: A folder cannot be listed, or there are different lists of class names.
     """
+    listed = list(walk_folders(root))
+    if not any(_may_be_label(name) for _, names in listed for name in names):
+        return None  # without paths of all images, which take ten times as long
     texts, images, name_files = dict[Path, Path](), list[Path](), list[Path]()
-    for folder, names in walk_folders(root):
+    for folder, names in listed:
         files = [folder / name for name in names]
         name_files += [file for file in files if file.name in NAME_FILES]
         images += [file for file in files if is_image(file)]
-        texts |= {
-            file.with_suffix(""): file
-            for file in files
-            if file.suffix.lower() == ".txt" and file.name not in NAME_FILES
-        }
+        texts |= {file.with_suffix(""): file for file in files if _may_be_label(file.name)}
     pairs = [(image, _label_of(image, texts)) for image in images]
     labels = [label for _, label in pairs if label is not None]
     if 2 * len(labels) < len(pairs) or not _are_yolo(labels):
         return None
     return PlainYolo(root, _one_of(name_files), pairs)
+
+
+def _may_be_label(name: str) -> bool:
+    return name.lower().endswith(".txt") and name not in NAME_FILES
 
 
 def default_label_file(image: Path) -> Path:

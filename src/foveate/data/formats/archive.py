@@ -24,8 +24,7 @@ from foveate.data.formats.captions import parse_sentences
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.data.records import ALIASES, TEXTS, cell_text
 from foveate.data.split_names import is_part_name, split_in_name
-from foveate.data.stored_images import ZipMember
-from foveate.data.streaming import Entry
+from foveate.data.stored_images import Entry, ZipMember
 from foveate.errors import DataError
 from foveate.predictions import Labels, Text
 from foveate.types import IssueKind, Sample, Split, StoredImage, Table

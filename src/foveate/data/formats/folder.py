@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import holds_images, is_image, list_folder, walk_folders
+from foveate.data.discovery import (
+    EXTENSIONS,
+    extension_of,
+    holds_images,
+    is_image,
+    list_folder,
+    walk_folders,
+)
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
@@ -248,9 +255,11 @@ def _read(
         for inner, names in walk_folders(folder):
             of_images = {mask for own in masks_by_image(names).values() for mask in own}
             masks += len(of_images)
-            for file in (inner / each for each in names if each not in of_images):
-                if is_image(file):
-                    key = printable(file.relative_to(root))
+            prefix = inner.relative_to(root).as_posix()  # per file it would take most of the time
+            for each in (each for each in names if each not in of_images):
+                file = inner / each
+                if extension_of(each) in EXTENSIONS or is_image(file):
+                    key = printable(f"{prefix}/{each}")
                     yield Sample(path=file, key=key, target=target, split=parent.split)
                 else:
                     others += 1
