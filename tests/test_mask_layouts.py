@@ -649,7 +649,7 @@ def test_arrays_beyond_the_sample_that_differ(tmp_path):
 def test_sizes_of_arrays_are_compared(tmp_path):
     write_photo(tmp_path / "images/x.png", size=(20, 30))
     write_mask(tmp_path / "masks/x.npy", one_hot(classes_of()))
-    with pytest.raises(DataError, match=r"64 x 48 px, the image 'x.png' has 30 x 20 px"):
+    with pytest.raises(DataError, match=r"64 x 48 px, the image 'x\.png' has 30 x 20 px"):
         read_table(tmp_path)
 
 
@@ -783,7 +783,7 @@ def write_panoptic(root: Path, **changes) -> Path:
 def test_coco_panoptic(tmp_path, below):
     table = read_table(write_panoptic(tmp_path) / below)
     assert (table.format, table.classes) == ("coco_panoptic", ("person", "car", "road"))
-    assert next((s.key, s.split) for s in table.samples) == ("val2017/000000000.jpg", "val")
+    assert [(s.key, s.split) for s in table.samples[:1]] == [("val2017/000000000.jpg", "val")]
     mask = table.samples[0].target.mask
     assert mask[[0, 26, 35, 35, 45], [0, 0, 10, 30, 0]].tolist() == [-1, 0, 1, 1, 2]
     text = "2 classes of things and 1 of stuff: which pixels belong to which thing is lost"

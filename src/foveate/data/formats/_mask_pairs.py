@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from foveate.data.discovery import is_image, list_folder, walk_folders
+from foveate.data.discovery import is_image, list_folder, remember, walk_folders
 from foveate.data.formats._folder_names import Role, is_drawn_by_hand, parse_folder_name
 from foveate.data.formats._mask_config import ImageFile, MaskConfig, read_config
 from foveate.data.formats._mask_files import ARRAYS, is_mask_file
@@ -29,6 +30,7 @@ _MAX_WRAPPERS = 3  # folders that contain nothing but the next one
 _MANY = 0.8  # share of cases, or of the files of a folder, that have to look alike
 _SPLIT_LISTS = ("train", "val", "valid", "test", "trainval")
 _MAX_LIST_BYTES = 50_000_000
+_NAMES_FIRST = 50  # names of a folder that are looked at before all of them
 _MAX_PARENTS = 3  # folders of masks that may have a class list beside them
 
 _NO_MASK = IssueKind("image_without_mask", "images without a mask, dropped", "warning")
@@ -41,10 +43,11 @@ for each object."""
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its masks."""
+    """An image and its masks; `unread` are second forms of them."""
 
     image: ImageFile
     masks: tuple[ImageFile, ...]
+    unread: tuple[ImageFile, ...] = ()
 
 
 @dataclass
@@ -55,18 +58,30 @@ class Pairing:
         config: The images and masks.
         pairs: The images that have masks.
         layout: What several masks of an image are.
-        notes: What remains.
     """
 
     config: MaskConfig
     pairs: list[Pair]
     layout: Layout
-    notes: list[Issue] = field(default_factory=list)
 
     @property
     def masks(self) -> list[Path]:
         """All masks of the pairs."""
         return [mask.path for pair in self.pairs for mask in pair.masks]
+
+    def notes(self) -> list[Issue]:
+        """Return notes on what was left out."""
+        paired = {pair.image.path for pair in self.pairs}
+        matched = {mask for pair in self.pairs for mask in (*pair.masks, *pair.unread)}
+        notes = list(self.config.notes)
+        for kind, files in (
+            (_NO_MASK, [image for image in self.config.images if image.path not in paired]),
+            (_NO_IMAGE, [mask for mask in self.config.masks if mask not in matched]),
+        ):
+            if files:
+                locations = [Location(key_of(file.path, self.config.root)) for file in files]
+                notes.append(counted_issue(kind, locations))
+        return notes
 
     @property
     def folders(self) -> list[Path]:
@@ -78,11 +93,15 @@ class Pairing:
 
 
 def find_pairs(path: Path) -> Pairing:
-    """Return the images and masks below a folder, or of a config.
+    """Return the images and masks below a folder, or of a config; once within `remember_folders`.
 
     Raises:
         DataError: A folder cannot be listed, the config is faulty, or no image has a mask.
     """
+    return remember(("pairs of masks", path), partial(_find_pairs, path))
+
+
+def _find_pairs(path: Path) -> Pairing:
     if path.is_file():
         pairing = _pair(read_config(path))
     elif path.is_dir():
@@ -220,15 +239,9 @@ def _scan_beside(root: Path) -> MaskConfig:
 def _scan_across(root: Path) -> MaskConfig:
     """The config of masks that have a suffix and a folder of any name: a/1.jpg and b/1_mask.png."""
     files = dict(walk_folders(root))
-    stems = {
-        folder: [Path(name).stem for name in names if is_mask_file(Path(name))]
-        for folder, names in files.items()
-    }
-    of_masks = {
-        folder
-        for folder, own in stems.items()
-        if own and sum(bool(MASK_SUFFIX.search(stem)) for stem in own) >= _MANY * len(own)
-    }
+    of_masks = {folder for folder, names in files.items() if _have_mask_suffix(names)}
+    if not of_masks:
+        return MaskConfig(root, [], [])
     images, masks = list[ImageFile](), list[ImageFile]()
     for folder, names in files.items():
         split = split_in_folders(folder.relative_to(root).parts)
@@ -239,6 +252,18 @@ def _scan_across(root: Path) -> MaskConfig:
     repeated = Counter((image.split, image.parts) for image in images)
     unique = [image for image in images if repeated[image.split, image.parts] == 1]
     return MaskConfig(root, unique, masks)
+
+
+def _have_mask_suffix(names: list[str]) -> bool:
+    """Whether nearly all masks and images among file names have a suffix of masks."""
+    some = names[:: -(-len(names) // _NAMES_FIRST)] if len(names) > _NAMES_FIRST else names
+    for own in (some, names) if len(names) > _NAMES_FIRST else (names,):
+        files = [Path(name) for name in own]
+        stems = [file.stem for file in files if is_mask_file(file)]
+        named = sum(bool(MASK_SUFFIX.search(stem)) for stem in stems)
+        if not stems or named < _MANY * len(stems):
+            return False
+    return True
 
 
 def _scan_cases(root: Path) -> MaskConfig:
@@ -314,28 +339,16 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _pair(config: MaskConfig) -> Pairing:
-    """Pair images with a mask each, or with masks per class, whichever gives more pairs.
-
-    Notes tell what remains.
-    """
+    """Pair images with a mask each, or with masks per class, whichever gives more pairs."""
+    if not config.images or not config.masks:
+        return Pairing(config, [], "single")
     single = _match(config, [(mask, mask.parts) for mask in config.masks])
     in_folders = [(mask, mask.parts[1:]) for mask in config.masks if len(mask.parts) > 1]
     per_class = _match(config, in_folders) if in_folders and not config.per_object else []
     is_per_class = len(per_class) > len(single)
     chosen = per_class if is_per_class else single
-    paired = {pair.image for pair in chosen}
-    matched = {mask for pair in chosen for mask in pair.masks}
-    notes = list(config.notes)
-    for kind, files in (
-        (_NO_MASK, [image for image in config.images if image not in paired]),
-        (_NO_IMAGE, [mask for mask in config.masks if mask not in matched]),
-    ):
-        if files:
-            locations = [Location(key_of(file.path, config.root)) for file in files]
-            notes.append(counted_issue(kind, locations))
     layout: Layout = "per_class" if is_per_class else "single"
-    chosen = [replace(pair, masks=_preferred(pair.masks)) for pair in chosen]
-    return Pairing(config, chosen, "per_object" if config.per_object else layout, notes)
+    return Pairing(config, chosen, "per_object" if config.per_object else layout)
 
 
 def _match(config: MaskConfig, masks: Sequence[tuple[ImageFile, tuple[str, ...]]]) -> list[Pair]:
@@ -354,7 +367,8 @@ def _match(config: MaskConfig, masks: Sequence[tuple[ImageFile, tuple[str, ...]]
             parts = (*above, plain)
             own = by_name.get((image.split, parts)) or by_name.get((None, parts))
             if own:
-                pairs.append(Pair(image, tuple(own)))
+                kept = _preferred(tuple(own)) if len(own) > 1 else tuple(own)
+                pairs.append(Pair(image, kept, tuple(mask for mask in own if mask not in kept)))
                 break
     return pairs
 

@@ -76,7 +76,7 @@ class InstanceMasks(Format):
             self._require_numbers(pairing)
         splits = read_splits(pairing)
         builder = BoxTableBuilder(pairing.config.root)
-        builder.notes += pairing.notes
+        builder.notes += pairing.notes()
         for pair in pairing.pairs:
             raw = RawBoxes()
             try:

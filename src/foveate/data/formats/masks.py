@@ -84,7 +84,7 @@ class Masks(Format):
                 of the masks are not classes.
         """
         pairing = find_pairs(path)
-        notes = [*pairing.notes, *_require_equal_sizes(pairing.pairs)]
+        notes = [*pairing.notes(), *_require_equal_sizes(pairing.pairs)]
         class_list = class_list_of(pairing)
         if pairing.layout == "per_class" and _are_layers(pairing):
             classes, targets = _layered_targets(pairing.pairs, class_list)
