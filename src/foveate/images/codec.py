@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from foveate.errors import BrokenImage
 from foveate.images import jpeg
 from foveate.images.pixels import AS_STORED, Rendering, from_values, select_bands, to_rgb
+from foveate.images.quiet import quiet_pillow
 from foveate.images.readers import read_values
 from foveate.utils.paths import printable
 
@@ -285,7 +284,7 @@ def _open_image(
     where = None if isinstance(source, bytes) else printable(source)
     file = _openable(source, where)
     try:
-        with _quiet(), _identified(file, source, where, rendering) as image:
+        with quiet_pillow(), _identified(file, source, where, rendering) as image:
             _refuse_bomb(image.width, image.height, where)
             yield image, where
     except BrokenImage:
@@ -383,38 +382,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unrecognized image format"
     return str(error).replace("\n", " ") or type(error).__name__
-
-
-_lock = threading.Lock()
-_open_count = 0
-_filters: warnings.catch_warnings[None] | None = None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow's warnings, in any number of threads.
-
-    warnings.catch_warnings changes the filters of the whole process (until Python 3.14): of two
-    threads that overlap, the one that leaves last would restore the filters of the other one, and
-    the warnings would stay silent. So the first thread that enters sets them, and the last one that
-    leaves restores them.
-    """
-    global _open_count, _filters
-    with _lock:
-        _open_count += 1
-        if _open_count == 1:
-            _filters = warnings.catch_warnings()
-            _filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    try:
-        yield
-    finally:
-        with _lock:
-            _open_count -= 1
-            if _open_count == 0 and _filters is not None:
-                _filters.__exit__(None, None, None)
-                _filters = None
 
 
 # --- size and orientation
