@@ -360,19 +360,19 @@ def _smeared(statistics: _Statistics, why: str) -> DataError:
 
 def _smeared_note(statistics: _Statistics, levels: Levels, named: str) -> Issue:
     values: dict[str, Any] = {
-        "share": percent(levels.moved, 2),
+        "share": percent(levels.between, 2),
         "sample": statistics.sample,
         "levels": named,
     }
     if levels.lossy:
         text = (
-            "the masks are JPEGs, which smear values: {share} of the pixels in {sample} have other"
-            " values than {levels}, and are read as the nearest"
+            "the masks are JPEGs, which smear values: {share} of the pixels in {sample} lie between"
+            " {levels}, and are read as the nearest"
         )
         return remark("masks_jpeg", text, **values)
     text = (
-        "the edges in the masks are smoothed: {share} of the pixels in {sample} have other values"
-        " than {levels}, and are read as the nearest"
+        "the edges in the masks are smoothed: {share} of the pixels in {sample} lie between"
+        " {levels}, and are read as the nearest"
     )
     return remark("masks_anti_aliased", text, **values)
 
@@ -404,7 +404,7 @@ class _ValueInference:
             if not self._is_black_and_white():
                 single = f"all values lie between {min(counts)} and {max(counts)}"
                 raise _smeared(self.statistics, levels if isinstance(levels, str) else single)
-            levels = Levels(((0,), (_BORDER,)), True, self._between(), strict=False)
+            levels = Levels(((0,), (_BORDER,)), True, self._between(_ENDS), strict=False)
         if isinstance(levels, str) or not (lossy or is_anti_aliased(counts, levels.levels)):
             return
         self._set_levels(levels)
@@ -412,7 +412,7 @@ class _ValueInference:
     def _set_levels(self, levels: Levels) -> None:
         low, *_, high = (level[0] for level in levels.levels)
         if len(levels.levels) == 2 and low <= _ENDS and high >= _BORDER - _ENDS:
-            levels = Levels(((0,), (_BORDER,)), levels.lossy, levels.moved, levels.strict)
+            levels = Levels(((0,), (_BORDER,)), levels.lossy, levels.between, levels.strict)
         self.kind, self.levels = "smeared", levels
         self.values = {level[0] for level in levels.levels}
         self.notes.append(_smeared_note(self.statistics, levels, _format_values(self.values)))
@@ -421,7 +421,7 @@ class _ValueInference:
         """Whether nearly all pixels are close to black or white, and some to white."""
         return max(self.values) > _BORDER - _ENDS and self._between(_ENDS) <= 0.05
 
-    def _between(self, margin: int = 0) -> float:
+    def _between(self, margin: int) -> float:
         """Share of the pixels that are farther than a margin from black and white."""
         counts = self.statistics.values
         ends = sum(n for value, n in counts.items() if value <= margin or value >= _BORDER - margin)

@@ -35,17 +35,20 @@ class _Tolerance:
         gap: How far levels have to be apart.
         window: Side of the square around a pixel in which the areas of its class begin, px.
         block: Side of the square in which an edge changes values, px: two blocks of JPEG.
+        area: Side of a flat square that has a value of its own for sure, px.
     """
 
     close: int
     gap: int
     window: int
     block: int
+    area: int
 
 
-_EXACT = _Tolerance(close=0, gap=1, window=5, block=5)
-_JPEG = _Tolerance(close=8, gap=40, window=9, block=17)
-_JPEG_COLOR = _Tolerance(close=24, gap=56, window=17, block=33)  # at half the resolution
+_EXACT = _Tolerance(close=0, gap=1, window=5, block=5, area=3)
+_JPEG = _Tolerance(close=8, gap=40, window=9, block=17, area=5)
+# JPEG stores colors at half the resolution
+_JPEG_COLOR = _Tolerance(close=24, gap=56, window=17, block=33, area=9)
 
 
 def _tolerance(lossy: bool, channels: int) -> _Tolerance:
@@ -59,13 +62,13 @@ class Levels:
     Attributes:
         levels: The levels, in order.
         lossy: Whether the masks are JPEGs.
-        moved: Share of the pixels that have another value than their level, in [0, 1].
+        between: Share of the pixels that lie between the levels, in [0, 1].
         strict: Whether areas far from all levels have no class.
     """
 
     levels: tuple[Level, ...]
     lossy: bool
-    moved: float = 0.0
+    between: float = 0.0
     strict: bool = True
 
     def nearest(self, pixels: np.ndarray) -> np.ndarray:
@@ -78,7 +81,7 @@ class Levels:
         index, distance = _assign(pixels, self.levels)
         missing = distance > max(limits.close, limits.gap // 2)
         if missing.any():
-            missing &= _is_flat(pixels, limits) & self.strict
+            missing &= _is_flat(pixels, limits, limits.area) & self.strict
         if len(self.levels) > 2:
             index = _by_surroundings(pixels, index, distance <= limits.close, self.levels, limits)
         return np.where(missing, -1, index)
@@ -112,19 +115,18 @@ def find_levels(
 def _check_edges(
     masks: Sequence[np.ndarray], levels: tuple[Level, ...], lossy: bool, limits: _Tolerance
 ) -> Levels | str:
-    moved, between, off_edge, total = 0, 0, 0, 0
+    between, off_edge, total = 0, 0, 0
     for mask in masks:
         index, distance = _assign(mask, levels)
         far = distance > limits.close
         highest = ndimage.maximum_filter(index, limits.block)
         around = highest != ndimage.minimum_filter(index, limits.block)
-        moved += int((distance > 0).sum())
         between += int(far.sum())
         off_edge += int((far & ~around).sum())
         total += far.size
     if off_edge > _OFF_EDGE * between and off_edge > 1e-4 * total:
         return f"{off_edge / between:.0%} of the pixels between the levels lie inside of areas"
-    return Levels(levels, lossy, moved / total)
+    return Levels(levels, lossy, between / total)
 
 
 def is_anti_aliased(values: Counter[int], levels: Sequence[Level]) -> bool:
@@ -142,9 +144,9 @@ def is_anti_aliased(values: Counter[int], levels: Sequence[Level]) -> bool:
 # --- pixels
 
 
-def _is_flat(pixels: np.ndarray, limits: _Tolerance) -> np.ndarray:
-    """(H, W) bool: whether the 3 x 3 pixels around are alike."""
-    size = (3, 3, 1)
+def _is_flat(pixels: np.ndarray, limits: _Tolerance, side: int = 3) -> np.ndarray:
+    """(H, W) bool: whether the pixels in a square around are alike."""
+    size = (side, side, 1)
     highest = ndimage.maximum_filter(pixels, size)
     spread = (highest - ndimage.minimum_filter(pixels, size)).max(axis=-1)
     return np.asarray(spread <= limits.close)

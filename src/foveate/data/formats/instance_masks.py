@@ -44,7 +44,7 @@ _BROKEN = IssueKind(
 class InstanceMasks(Format):
     """Masks that tell objects apart."""
 
-    summary: ClassVar[str] = "masks that number the objects"
+    summary: ClassVar[str] = "masks that tell objects apart"
     target: ClassVar[type | None] = Boxes
 
     def sniff(self, path: Path) -> Reading | None:
