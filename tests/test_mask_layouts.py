@@ -11,6 +11,7 @@ from PIL import Image
 
 from foveate.data.formats import Fit, read_table, sniff_formats
 from foveate.errors import BrokenImage, DataError
+from foveate.images.codec import read_image
 from foveate.predictions import Boxes, Regions
 from foveate.utils.rle import decode_rle
 from helpers import notes
@@ -726,18 +727,75 @@ def test_what_nnunet_cannot_be_read(tmp_path):
     (tmp_path / "json/dataset.json").write_text("{")
     write_photo(tmp_path / "size/imagesTr/prostate_000_0000.png", size=(9, 9))
     (tmp_path / "folds/splits_final.json").write_text('[{"train": []}]')
-    write_nnunet(tmp_path / "volumes", file_ending=".nii.gz")
+    write_nnunet(tmp_path / "volumes", file_ending=".mha")
     for name, message in {
         "labels": r"its labels are \['PZ'\]",
         "json": "not valid JSON",
         "size": "does not have the size of its image",
         "folds": "KeyError: 'val'",
-        "volumes": "volumes, which are not read in this layout.*slices of each volume as PNG",
+        "volumes": "volumes that cannot be read.*save them as NIfTI",
     }.items():
         with pytest.raises(DataError, match=message):
             read_table(tmp_path / name)
     with pytest.raises(DataError, match=r"the value 2 of the mask is not a class.*dataset\.json"):
         _ = read_table(tmp_path / "values").samples[0].target.mask
+
+
+def write_volumes(root: Path, **changes) -> Path:
+    """Two cases of 5 slices, stored in other axes than viewers show."""
+    nibabel = pytest.importorskip("nibabel")
+    content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "heart"}}
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    (root / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+    for case in ("la_003", "la_004"):
+        label = np.zeros((5, *SIZE), np.uint8)
+        label[2, 10:20, 30:50] = 1
+        volume = label * 200.0 + np.random.default_rng(0).normal(50, 5, label.shape)
+        for name, values in ((f"imagesTr/{case}_0000", volume), (f"labelsTr/{case}", label)):
+            # stored as (anterior, left, superior): rows and columns of a picture are turned
+            stored = nibabel.Nifti1Image(np.moveaxis(values, 0, -1)[::-1], _AXES)
+            nibabel.save(stored, root / f"{name}.nii.gz")
+    return root
+
+
+_AXES = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+
+
+def test_slices_of_nnunets_volumes(tmp_path):
+    table = read_table(write_volumes(tmp_path))
+    assert (table.format, table.classes, len(table.samples)) == (
+        "nnunet",
+        ("background", "heart"),
+        10,
+    )
+    sample = table.samples[2]
+    assert (sample.key, sample.group) == (
+        "imagesTr/la_003_0000.nii.gz#0002",
+        "imagesTr/la_003_0000.nii.gz",
+    )
+    mask, pixels = sample.target.mask, read_image(sample.source)[0][..., 0]
+    assert mask.shape == pixels.shape == SIZE
+    assert mask.sum() == 200
+    assert pixels[mask == 1].min() > pixels[mask == 0].max()  # the labels lie on the image
+    assert not table.samples[0].target.mask.any()
+    assert "2 ('imagesTr/la_003_0000.nii.gz', 'imagesTr/la_004_0000.nii.gz')" in notes(table)
+
+
+def test_volumes_that_do_not_fit(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    write_volumes(tmp_path)
+    (tmp_path / "imagesTr/la_003_0000.nii.gz").write_bytes(b"nonsense")
+    table = read_table(tmp_path)
+    assert len(table.samples) == 5
+    assert "volumes that cannot be read, dropped: 1" in notes(table)
+    label = tmp_path / "labelsTr/la_004.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.full((*SIZE, 5), 0.5), np.eye(4)), label)
+    with pytest.raises(DataError, match=r"label volume does not have the size.*\(5, 64, 48\)"):
+        read_table(tmp_path)
+    nibabel.save(nibabel.Nifti1Image(np.full((*SIZE, 5), 0.5), _AXES), label)
+    with pytest.raises(BrokenImage, match="fractions"):
+        _ = read_table(tmp_path).samples[0].target.mask
 
 
 # --- COCO panoptic

@@ -65,6 +65,11 @@ def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
     values = require_values(path)
     if encoding.kind == "objects":
         return np.asarray(values > 0, dtype=np.int64)
+    return class_indices(values, path, encoding)
+
+
+def class_indices(values: np.ndarray, path: Path, encoding: MaskEncoding) -> np.ndarray:
+    """Return class values, (H, W), as int64 class indices. Raises DataError for other values."""
     indices = _look_up(values, encoding.indices)
     if (indices == _UNKNOWN).any():
         raise _no_class(path, int(values[indices == _UNKNOWN][0]), encoding)

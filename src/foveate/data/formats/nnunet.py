@@ -1,4 +1,4 @@
-"""nnU-Net: dataset.json with imagesTr and labelsTr, of images in two dimensions.
+"""nnU-Net: dataset.json with imagesTr and labelsTr.
 
     dataset.json              {"channel_names": {"0": "T2"}, "labels": {"background": 0, "PZ": 1},
                                "file_ending": ".png", ...}
@@ -6,9 +6,10 @@
     labelsTr/case1.png        the class of every pixel
     imagesTs, labelsTs        the same for testing
 
-Both versions of dataset.json are understood. `ignore` is ignored. Of overlapping regions
-(whole tumor: [1, 2, 3]) the smallest one that holds a value gives its class. splits_final.json
-gives training and validation images: the first of its folds.
+The axial slices of NIfTI volumes are images, and those of a volume form a group. Both versions of
+dataset.json are understood. `ignore` is ignored. Of overlapping regions (whole tumor: [1, 2, 3])
+the smallest one that holds a value gives its class. splits_final.json gives training and validation
+images: the first of its folds.
 """
 
 from __future__ import annotations
@@ -16,19 +17,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import is_image, list_folder
+import numpy as np
+
+from foveate.data.discovery import extension_of, is_image, list_folder
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
 from foveate.data.formats._mask_pairs import key_of
-from foveate.data.formats._mask_values import MaskEncoding, read_mask
+from foveate.data.formats._mask_values import MaskEncoding, class_indices, read_mask
 from foveate.data.formats.masks import require_equal_size
-from foveate.data.issues import counted_issue, quoted, skip_and_record
+from foveate.data.issues import IssueLog, counted_issue, quoted, skip_and_record
+from foveate.data.stored_images import SliceOfFile
 from foveate.errors import BrokenImage, DataError
+from foveate.images import nifti
 from foveate.images.codec import read_size
+from foveate.messages import counted
 from foveate.predictions import IGNORE_INDEX, Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
@@ -38,9 +45,13 @@ _FOLDERS: tuple[tuple[str, str, Split | None], ...] = (
     ("imagesTr", "labelsTr", None),
     ("imagesTs", "labelsTs", "test"),
 )
-_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".npz", ".b2nd")
+_OTHER_VOLUMES = (".nrrd", ".mha", ".mhd", ".npz", ".b2nd")
 _MAX_BYTES = 100_000_000
 
+_SLICES = IssueKind(
+    "nnunet_slices", "volumes whose axial slices are read as images, one group for each volume"
+)
+_BROKEN = IssueKind("nnunet_broken", "volumes that cannot be read, dropped", "error", "files")
 _NO_LABEL = IssueKind("nnunet_without_label", "images without a label file, dropped", "warning")
 
 
@@ -76,6 +87,7 @@ class NnUnet(Format):
             raise DataError(
                 "no image has a label file",
                 where=printable(path),
+                why="; ".join(map(str, notes)) or None,
                 hint="images are called imagesTr/CASE_0000.png, their labels labelsTr/CASE.png",
                 id="nnunet_no_images",
             )
@@ -85,7 +97,7 @@ class NnUnet(Format):
 
 
 def refuse_volumes(path: Path, ending: object) -> None:
-    """Raise DataError for images in three dimensions.
+    """Raise DataError for volumes in other formats than NIfTI.
 
     Args:
         path: The dataset.
@@ -93,13 +105,12 @@ def refuse_volumes(path: Path, ending: object) -> None:
     """
     first = next((file.name for file in list_folder(path / "imagesTr")), "")
     found = ending if isinstance(ending, str) else first
-    if found.lower().endswith(_VOLUMES):
+    if found.lower().endswith(_OTHER_VOLUMES):
         raise DataError(
-            "the images are volumes, which are not read in this layout",
+            "the images are volumes that cannot be read",
             where=printable(path / "imagesTr"),
             why=f"they are files such as {first!r}",
-            hint="save the slices of each volume as PNG, imagesTr/CASE_SLICE_0000.png and"
-            ' labelsTr/CASE_SLICE.png, and write "file_ending": ".png" in dataset.json',
+            hint='save them as NIfTI, and write "file_ending": ".nii.gz" in dataset.json',
             id="nnunet_volumes",
         )
 
@@ -179,23 +190,64 @@ def _regions_note(kept: dict[str, tuple[int, ...]], classes: tuple[str, ...]) ->
 def _samples(
     path: Path, encoding: MaskEncoding, splits: dict[str, Split], notes: list[Issue]
 ) -> Iterator[Sample]:
-    without = []
+    without, log = list[Location](), IssueLog()
     for images, labels, split in _FOLDERS:
-        of_case = {file.stem: file for file in _images_in(path / labels)}
+        of_case = {_stem(file): file for file in _images_in(path / labels)}
         for image in _images_in(path / images):
-            channel = _CHANNEL.search(image.stem)
+            channel = _CHANNEL.search(_stem(image))
             if channel and channel[1] != "0000":
                 continue
-            case = image.stem[: channel.start()] if channel else image.stem
-            label = of_case.get(case)
+            case = _stem(image)[: channel.start()] if channel else _stem(image)
+            label, key = of_case.get(case), key_of(image, path)
+            own_split = split or splits.get(case)
             if label is None:
-                without.append(Location(key_of(image, path)))
-                continue
-            _check_size(image, label)
-            target = Regions(partial(read_mask, label, encoding))
-            yield Sample(image, key_of(image, path), target, split or splits.get(case))
+                without.append(Location(key))
+            elif nifti.is_volume(image):
+                yield from _slices(Sample(image, key, None, own_split), label, encoding, log)
+            else:
+                _check_size(image, label)
+                target = Regions(partial(read_mask, label, encoding))
+                yield Sample(image, key, target, own_split)
+    notes += log.issues()
     if without:
         notes.append(counted_issue(_NO_LABEL, without))
+
+
+def _slices(volume: Sample, label: Path, encoding: MaskEncoding, log: IssueLog) -> Iterator[Sample]:
+    """Yield the axial slices of a volume; log one that is broken."""
+    image = volume.file
+    try:
+        own, others = nifti.volume_size(image), nifti.volume_size(label)
+    except BrokenImage as error:
+        log.add(_BROKEN, volume.key, why=f"{error.brief}; {error.hint}")
+        return
+    with skip_and_record():
+        if own != others:
+            raise DataError(
+                "the label volume does not have the size of its image",
+                where=printable(label),
+                why=f"slices, height and width are {others}, those of the image {own}",
+                hint="resample the labels to the image, by nearest neighbor",
+                id="nnunet_size_differs",
+            )
+        log.add(_SLICES, volume.key, why=counted(own[0], "slice", "slices"))
+        for index in range(own[0]):
+            target = Regions(partial(_read_label_slice, label, index, encoding))
+            yield replace(
+                volume,
+                path=SliceOfFile(image, index),
+                key=f"{volume.key}#{index:04d}",
+                target=target,
+                group=volume.key,
+            )
+
+
+def _read_label_slice(label: Path, index: int, encoding: MaskEncoding) -> np.ndarray:
+    return class_indices(nifti.read_slice_values(label, index), label, encoding)
+
+
+def _stem(file: Path) -> str:
+    return file.name[: len(file.name) - len(extension_of(file.name))]
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -216,7 +268,7 @@ def _channel_notes(path: Path, content: dict[str, Any]) -> list[Issue]:
     numbers = {
         channel[1]
         for file in _images_in(path / "imagesTr")
-        if (channel := _CHANNEL.search(file.stem)) and channel[1] != "0000"
+        if (channel := _CHANNEL.search(_stem(file))) and channel[1] != "0000"
     }
     if not numbers:
         return []
