@@ -244,6 +244,16 @@ def list_folder(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def list_subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder` itself, ordered by name, without hidden ones.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
+    names = sorted(name for name, is_folder in _scan_once(folder, set()) if is_folder)
+    return [folder / name for name in names]
+
+
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
 

@@ -17,7 +17,13 @@ from typing import ClassVar
 from xml.etree import ElementTree
 
 from foveate.data.boxes import RawBoxes, class_name, replace_unprintable
-from foveate.data.discovery import find_files, find_images, is_image, list_folder, walk_folders
+from foveate.data.discovery import (
+    find_files,
+    find_images,
+    is_image,
+    list_subfolders,
+    walk_folders,
+)
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_export import CopiedImage, copy_images, write_classes
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, order_classes
@@ -170,7 +176,7 @@ def _roots(path: Path) -> list[Path]:
         return []
     if _has_annotations(path):
         return [path]
-    return [child for child in list_folder(path) if child.is_dir() and _has_annotations(child)]
+    return [child for child in list_subfolders(path) if _has_annotations(child)]
 
 
 def _has_annotations(folder: Path) -> bool:
@@ -182,8 +188,8 @@ def _has_annotations(folder: Path) -> bool:
 
 def _child(folder: Path, name: str) -> Path | None:
     """The subfolder of this name, in any case."""
-    for child in list_folder(folder):
-        if child.name.casefold() == name.casefold() and child.is_dir():
+    for child in list_subfolders(folder):
+        if child.name.casefold() == name.casefold():
             return child
     return None
 
