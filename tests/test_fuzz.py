@@ -26,11 +26,12 @@ from foveate.errors import FoveateError
 from foveate.images import codec
 from foveate.modeling.weights import read_tensors
 from foveate.predictions import Boxes, Regions
-from foveate.recipe import load_recipe, parse_assignment, with_settings
+from foveate.recipe import load_recipe, with_settings
 from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from foveate.run.folder import Run
 from foveate.serving import kserve as v2
 from foveate.serving.requests import RequestError
+from foveate.utils.validation import parse_assignment
 
 SECONDS = float(os.environ.get("FOVEATE_FUZZ_SECONDS", "8"))
 CALLS = 18  # number of calls of `fuzz`, which share the time

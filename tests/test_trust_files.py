@@ -32,8 +32,9 @@ from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, Wei
 from foveate.images import codec
 from foveate.modeling import weights
 from foveate.modeling.weights import read_tensors
-from foveate.recipe import load_recipe, parse_assignment
+from foveate.recipe import load_recipe
 from foveate.run.folder import Run
+from foveate.utils.validation import parse_assignment
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
 

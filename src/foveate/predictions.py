@@ -223,6 +223,40 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number for an image, such as an age or a count.
+
+    Attributes:
+        value: The number, in the unit of the data.
+        low: Lower end of the prediction interval; None in a target, and without an interval.
+        high: Upper end of it.
+        dropped_text: How to report images that `in_classes` drops.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    dropped_text: ClassVar[str] = "{count:image|images} left out"
+
+    @property
+    def with_interval(self) -> str:
+        """The value and, if there is one, its interval: "31.5 [24.0, 39.0]"."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+    def in_classes(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Number, int]:
+        """Return the target itself: a number has no classes."""
+        return self, 0
+
+    def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
+        """Return a JSON-able row: the number, and the ends of its interval if it has one."""
+        if self.low is None or self.high is None:
+            return {"prediction": self.value}
+        return {"prediction": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
 class ImagePrediction:
     """An image as a prediction; or as its own target.
 
@@ -275,7 +309,7 @@ class Embedding:
         return {"prediction": self.vector.tolist()}
 
 
-Prediction = Labels | Boxes | Regions | Text | ImagePrediction | DenoisingResult
+Prediction = Labels | Boxes | Regions | Text | Number | ImagePrediction | DenoisingResult
 
 
 @dataclass(frozen=True)

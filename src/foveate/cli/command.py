@@ -288,7 +288,7 @@ def plugin_names(folder: str) -> list[str]:
 
 
 def _assignments(texts: Iterable[str]) -> dict[str, Any]:
-    from foveate.recipe import parse_assignment
+    from foveate.utils.validation import parse_assignment
 
     return dict(parse_assignment(text) for text in texts)
 

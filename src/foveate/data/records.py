@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
@@ -33,8 +34,11 @@ CORNERS: Aliases = {
     "x1": ("x1", "xmax", "x_max"),
     "y1": ("y1", "ymax", "y_max"),
 }
+NUMBERS = ("value", "values", "number", "score", "count", "age", "grade", "target", "label")
+"""Names of columns with a number for each image, preferred first."""
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
-_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)))
+_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), NUMBERS, TEXTS, ("crowd",)))
+_COUNTERS = frozenset({"", "index", "unnamed: 0"})  # columns that number the rows
 _MAX_PREVIEW = 100  # records that are read to learn the columns of a table
 
 
@@ -107,6 +111,27 @@ def one_hot_columns(path: Path) -> list[str]:
             if not record.is_header:
                 values |= {cell_text(record.cells[name]) for name in own}
     return list(names) if len(names) > 1 and values == {"0", "1"} else []
+
+
+def number_columns(path: Path) -> dict[str, list[float]]:
+    """Return the columns of a table of which most of the first cells are numbers, and these.
+
+    Columns of the image, its split and group are left out, and those that number the rows.
+    """
+    others = _COUNTERS.union(*(ALIASES[name] for name in ("path", "split", "group")))
+    cells: dict[str, list[str]] = {}
+    with suppress(DataError, OSError, KeyError):
+        records = _READERS[path.suffix.lower()](path)
+        for record in islice(records, _MAX_PREVIEW):
+            for name, cell in record.cells.items():
+                if not record.is_header and name.strip().casefold() not in others:
+                    cells.setdefault(name, []).append(cell_text(cell))
+    columns = {}
+    for name, texts in cells.items():
+        numbers = [number for text in texts if (number := finite_number(text)) is not None]
+        if 2 * len(numbers) > len([text for text in texts if text]):
+            columns[name] = numbers
+    return columns
 
 
 def other_columns(path: Path) -> list[str]:
@@ -218,9 +243,8 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         schema = table.schema_arrow
         yield Record(0, dict.fromkeys(schema.names), is_header=True)
         images = [field.name for field in schema if _holds_images(field.type)]
-        # other columns may hold anything: they are not loaded, and neither are encoded images
-        standard = [name for name in schema.names if name.strip().casefold() in _STANDARD]
-        plain = [name for name in standard if name not in images]
+        # other columns may hold anything: of them only numbers are loaded, and no encoded images
+        plain = [field.name for field in schema if _is_read(field) and field.name not in images]
         columns = [*plain, *(f"{name}.path" for name in images)]
         classes, number = _class_names(schema.metadata or {}), 0
         for group in range(table.num_row_groups):
@@ -239,6 +263,14 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             why=str(error).replace("\n", " "),
             id="unreadable_parquet",
         ) from None
+
+
+def _is_read(field: Any) -> bool:
+    """Whether an Arrow column has a standard name, or holds numbers."""
+    from pyarrow import types
+
+    is_number = types.is_integer(field.type) or types.is_floating(field.type)
+    return is_number or field.name.strip().casefold() in _STANDARD
 
 
 def _holds_images(kind: Any) -> bool:
@@ -344,6 +376,15 @@ def cell_text(cell: object) -> str:
     if cell is None or cell != cell:
         return ""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def finite_number(text: str) -> float | None:
+    """Return the number that a text states; None if it states none, or no finite one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def row_location(path: Path, number: int) -> str:

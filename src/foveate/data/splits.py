@@ -1,7 +1,7 @@
 """Dividing images into train, validation and test, and into folds.
 
-Divisions are stratified by class, never divide a group, and are the same for the same seed. Groups
-are stated by the data, or near-duplicates.
+Divisions are stratified by class, or by the size of numbers. They never divide a group, and are the
+same for the same seed. Groups are stated by the data, or near-duplicates.
 
 Letters: N images, G groups, S parts (train, val, test; or folds).
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from foveate.data.duplicates import near_duplicates
 from foveate.data.scan import ScannedTable
-from foveate.data.tables import label_names
+from foveate.data.tables import label_names, strata
 from foveate.errors import DataError, UsageError
 from foveate.messages import Message, counted
 from foveate.predictions import Labels
@@ -67,7 +67,7 @@ def split_table(
     stated = {sample.split for sample in table.samples if sample.split}
     if "train" in stated:
         return _with_validation(table, groups, recipe, seed)
-    labels = [label_names(sample) for sample in table.samples]
+    labels = strata(table.samples)
     splits = make_splits(labels, groups, recipe.val, recipe.test, seed)
     why = Message("choice.no_split", "the data state no split")
     if stated:
@@ -85,7 +85,7 @@ def _with_validation(
     if "val" in splits or recipe.val == 0:
         return _with_splits(table, splits), Message("choice.stated_splits", "as the data state")
     train = [index for index, split in enumerate(splits) if split == "train"]
-    labels = [label_names(table.samples[index]) for index in train]
+    labels = strata([table.samples[index] for index in train])
     drawn = make_splits(labels, [groups[index] for index in train], recipe.val, 0, seed)
     for index, split in zip(train, drawn, strict=True):
         splits[index] = split

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from foveate.data.class_merging import merge_classes
 from foveate.data.formats import FORMATS, read_table
 from foveate.errors import DataError
 from foveate.messages import counted
-from foveate.predictions import Boxes, ImagePrediction, Labels
+from foveate.predictions import Boxes, ImagePrediction, Labels, Number
+from foveate.recipe import DataRecipe
 from foveate.types import Issue, Sample, Table, remark
 from foveate.utils import log
+
+_MAX_PARTS, _MIN_IN_PART = 10, 10  # of numbers, for stratification; and images in each
 
 
 def label_names(sample: Sample) -> tuple[str, ...]:
@@ -23,27 +30,60 @@ def label_names(sample: Sample) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sample.target.names))
 
 
+def label_text(sample: Sample) -> str:
+    """Return the classes of a sample, or its number, as a cell of a table."""
+    if isinstance(sample.target, Number):
+        return repr(sample.target.value)
+    return "|".join(label_names(sample))
+
+
+def strata(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """Return what each sample counts as where images are divided evenly: its classes.
+
+    For a number it is the tenth of the numbers (fewer parts of few images) that it belongs to.
+    """
+    numbers = [each.target.value for each in samples if isinstance(each.target, Number)]
+    if not numbers:
+        return [label_names(sample) for sample in samples]
+    parts = max(1, min(_MAX_PARTS, len(numbers) // _MIN_IN_PART))
+    limits = np.quantile(numbers, np.arange(1, parts) / parts)
+    return [
+        (f"part {np.searchsorted(limits, sample.target.value, side='right'):02d}",)
+        if isinstance(sample.target, Number)
+        else label_names(sample)
+        for sample in samples
+    ]
+
+
 def read_matching_table(
-    classes: tuple[str, ...], accepted: tuple[type, ...], data: Path, format: str
+    classes: tuple[str, ...],
+    accepted: tuple[type, ...],
+    data: Path,
+    format: str,
+    recipe: DataRecipe,
 ) -> Table:
     """Read other data in the classes of a run, which are matched by name; warn of the others.
+
+    Classes that the run merged or renamed are merged here as well.
 
     Args:
         classes: The classes of the run.
         accepted: Types of targets that its predictions can be compared with.
         data: The path of the data.
         format: The name of its format, or "auto".
+        recipe: How the run read its own data.
 
     Raises:
         DataError: The data cannot be read, has no labels or labels of another kind, or no image
             has a class of the run.
     """
-    table = read_table(data, format, accepted)
+    table = read_table(data, format, accepted, recipe.column)
     summary = FORMATS.get(table.format).summary
     log.info(f"data: {data}, read as {summary}: {counted(len(table.samples), 'image', 'images')}")
+    _require_targets(table, accepted, data)
+    table = merge_classes(table, recipe.classes, other=True)
     for note in table.notes:
         log.warning(note)
-    _require_targets(table, accepted, data)
     table, notes = remap_classes(table, classes)
     for note in notes:
         log.warning(note)

@@ -7,15 +7,12 @@ resolved, and `foveate fit --recipe FILE` repeats the run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from foveate.utils.class_groups import ClassGroups
 from foveate.utils.safe_yaml import to_yaml
-
-if TYPE_CHECKING:
-    pass
-
 
 MAX_SIZE = 8192
 """Greatest side of an input, px: more is a slip, and fills the memory with one image."""
@@ -44,6 +41,14 @@ class DataRecipe(RecipeSection):
 
     path: str = Field("", description="dataset: a folder or a table")
     format: str = Field("auto", description="dataset format; auto detects and reports it")
+    column: str = Field(
+        "", description="column of a table with the numbers to learn; default: found by its name"
+    )
+    classes: ClassGroups = Field(
+        None,
+        description="classes to keep, merge and rename: {new: [old, old], ...}, or a list of those "
+        "to keep; all others are left out",
+    )
     val: float = Field(
         0.15, ge=0, lt=1, description="fraction of images for validation, if the data have no split"
     )

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from foveate.data.class_merging import read_recipe_table
 from foveate.data.dataset import seed_from
-from foveate.data.formats import read_table
 from foveate.data.scan import ScannedTable
 from foveate.data.splits import split_table
 from foveate.errors import RunError, UsageError
@@ -30,7 +30,7 @@ def read_run_table(run: Run) -> Table:
         RunError: Some images are gone.
     """
     recipe = run.recipe()
-    table = add_earlier_samples(read_table(Path(recipe.data.path), recipe.data.format), recipe)
+    table = add_earlier_samples(read_recipe_table(recipe), recipe)
     known = {row["path"]: row for row in run.splits()}
     samples = [
         replace(sample, split=known[sample.key]["split"], group=known[sample.key]["group"])  # type: ignore[arg-type]

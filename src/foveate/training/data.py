@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from pathlib import Path
 
-from foveate.data.formats import FORMATS, read_table
+from foveate.data.class_merging import read_recipe_table
+from foveate.data.formats import FORMATS
 from foveate.data.tables import label_names
 from foveate.errors import DataError, UsageError
 from foveate.messages import Message
 from foveate.modeling.tasks import TASKS
-from foveate.predictions import Boxes, ImagePrediction, Labels, Text
+from foveate.predictions import Boxes, ImagePrediction, Labels, Number, Text
 from foveate.recipe import Recipe
 from foveate.run.lineage import add_earlier_samples
 from foveate.types import Table
@@ -33,7 +33,7 @@ def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
         raise UsageError("no data were given", hint="foveate fit FOLDER")
     task = recipe.task.name
     accepted = () if task == "auto" else TASKS.get(task).accepted_targets()
-    table = read_table(Path(recipe.data.path), recipe.data.format, accepted)
+    table = read_recipe_table(recipe, accepted)
     log.info(
         Message(
             "training.data",
@@ -55,9 +55,13 @@ def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
 
 
 def _count_labels(table: Table) -> Message:
-    """Say how many classes or captions there are."""
+    """Say how many classes or captions there are, or which numbers."""
     targets = [sample.target for sample in table.samples]
     captions = sum(len(target.sentences) for target in targets if isinstance(target, Text))
+    numbers = [target.value for target in targets if isinstance(target, Number)]
+    if numbers:
+        text = "numbers from {least:g} to {most:g}"
+        return Message("training.numbers", text, least=min(numbers), most=max(numbers))
     if targets and isinstance(targets[0], ImagePrediction):
         return Message("training.no_labels", "no labels")
     if captions:

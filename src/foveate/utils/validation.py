@@ -1,4 +1,6 @@
-"""Errors of pydantic as sentences: the field, what it must be, what was got, and what to try."""
+"""Settings as users write them, and errors of pydantic as sentences: the field, what it must be,
+what was got, and what to try.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from foveate.errors import UnknownName, UsageError, did_you_mean
+from foveate.utils.safe_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -29,6 +32,17 @@ _WANTED = {
 _NOT_A_GROUP = ("model_type", "model_attributes_type")
 _MAX_SHOWN = 4  # fields of a group that an error lists
 _MAX_VALUE = 300  # characters of a value that an error shows
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse FIELD=VALUE: 'training.ema=0' -> ('training.ema', 0). The value is YAML."""
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted:
+        raise UsageError(f"--set needs FIELD=VALUE, got {text!r}", hint="--set training.ema=0")
+    try:
+        return dotted.strip(), parse_yaml(value)
+    except ValueError:
+        raise UsageError(f"--set {dotted}: the value is not YAML", why=f"got {value!r}") from None
 
 
 def validation_error(

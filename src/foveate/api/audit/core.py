@@ -21,6 +21,7 @@ from foveate.api.audit.label_errors import (
     select_for_labeling,
 )
 from foveate.api.audit.review import Suggestion, write_suggestions
+from foveate.data.class_merging import merge_classes
 from foveate.data.discovery import find_images_at
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
@@ -127,9 +128,11 @@ class AuditResult:
 def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, ScannedTable]:
     """Open the run and scan its own images, or `data`. Raises UsageError for too few images."""
     predictor = load_predictor(run, device)
-    table = require_single_label(
-        read_run_table(predictor.run) if data is None else read_table(data), "an audit"
-    )
+    if data is None:
+        table = read_run_table(predictor.run)
+    else:
+        table = merge_classes(read_table(data), predictor.recipe.data.classes, other=True)
+    table = require_single_label(table, "an audit")
     if len(table.samples) < _MIN_IMAGES:
         raise UsageError(
             f"{counted(len(table.samples), 'image is', 'images are')} too few for an audit",

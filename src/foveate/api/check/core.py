@@ -22,8 +22,9 @@ from foveate.api.check.rules import (
     find_copies,
     find_divided_groups,
 )
+from foveate.data.class_merging import read_recipe_table
 from foveate.data.discovery import Inventory, find_images, take_inventory
-from foveate.data.formats import FORMATS, read_table
+from foveate.data.formats import FORMATS
 from foveate.data.issues import IssueLog, collecting
 from foveate.errors import DataError, FoveateError
 from foveate.messages import Message, counted
@@ -130,7 +131,7 @@ def _read_table(recipe: Recipe, issues: IssueLog) -> Table:
     """The table, or if it cannot be read, the images in the folder."""
     data = Path(recipe.data.path)
     try:
-        table = read_table(data, recipe.data.format)
+        table = read_recipe_table(recipe, _wanted_targets(recipe))
     except DataError as error:
         issues.add_error(error)
         images = find_images(data) if data.is_dir() else iter(())
@@ -145,6 +146,15 @@ def _read_table(recipe: Recipe, issues: IssueLog) -> Table:
     classes_text = counted(len(table.classes), "class", "classes")
     log.info(f"read as {summary}: {images_text}, {classes_text}")
     return table
+
+
+def _wanted_targets(recipe: Recipe) -> tuple[type, ...]:
+    """The types of targets that the task learns from, if the user set one."""
+    if not recipe.is_set("task"):
+        return ()
+    from foveate.modeling.tasks import TASKS
+
+    return TASKS.get(recipe.task.name).accepted_targets()
 
 
 def _draw(count: int, max_images: int, seed: int) -> list[int]:

@@ -95,7 +95,9 @@ def _evaluate(
         table = read_run_table(predictor.run)
     else:
         accepted = predictor.model.task.accepted_targets()
-        table = read_matching_table(predictor.classes, accepted, source.path, source.format)
+        table = read_matching_table(
+            predictor.classes, accepted, source.path, source.format, predictor.recipe.data
+        )
     split, table = select_split(table, source.split)
     recipe = predictor.recipe.data.model_copy(update={"strict": source.strict})
     scanned = scan_with_progress(table, predictor.model, recipe)

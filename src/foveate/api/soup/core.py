@@ -180,7 +180,8 @@ def _scan_shifted(job: Job, shift: Source) -> ScannedTable:
     """Scan the images that `evaluate` would score, and warn about those used for training."""
     assert shift.path is not None
     task = job.model.task
-    table = read_matching_table(task.classes, task.accepted_targets(), shift.path, shift.format)
+    accepted, data = task.accepted_targets(), job.recipe.data
+    table = read_matching_table(task.classes, accepted, shift.path, shift.format, data)
     _, table = select_split(table, shift.split)
     scanned = scan_with_progress(
         table, job.model, job.recipe.data.model_copy(update={"strict": shift.strict})

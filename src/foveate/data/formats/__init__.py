@@ -17,7 +17,7 @@ from foveate.data.discovery import find_images, list_folder, remember, remember_
 from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.messages import counted
-from foveate.predictions import Boxes, ImagePrediction, Labels, Regions, Text
+from foveate.predictions import Boxes, ImagePrediction, Labels, Number, Regions, Text
 from foveate.registry import Registry
 from foveate.types import Issue, Sample, Table
 from foveate.utils.paths import did_you_mean_path, printable
@@ -54,11 +54,15 @@ class Format(ABC):
         summary: What it is, in a few words ("a folder per class"); printed with the guess.
         target: The type of the targets that it reads; None = any.
         outlines: Whether its boxes may have masks, which the format `outlines` paints.
+        takes_column: Whether it reads the column of a table that the user names.
+        column: That column; "" = found by its name.
     """
 
     summary: ClassVar[str]
     target: ClassVar[type | None] = None
     outlines: ClassVar[bool] = False
+    takes_column: ClassVar[bool] = False
+    column: str = ""
 
     @abstractmethod
     def sniff(self, path: Path) -> Reading | None:
@@ -116,7 +120,9 @@ def writer(name: str) -> Format:
     return FORMATS.get(name)()
 
 
-def read_table(path: Path, name: str = "auto", accepted: tuple[type, ...] = ()) -> Table:
+def read_table(
+    path: Path, name: str = "auto", accepted: tuple[type, ...] = (), column: str = ""
+) -> Table:
     """Read the dataset at `path`.
 
     Args:
@@ -124,17 +130,28 @@ def read_table(path: Path, name: str = "auto", accepted: tuple[type, ...] = ()) 
         name: The format; "auto": the one that fits best, if it is clearly the best.
         accepted: Types of targets that are wanted. Formats that read others are taken only if no
             format reads these.
+        column: The column of a table that holds the labels; only formats that take one are tried.
 
     Raises:
-        UsageError: The path does not exist.
+        UsageError: The path does not exist, or the format takes no column.
         DataError: No format fits the data, or it is doubtful which; or it cannot be read.
     """
     if not path.exists():
         hint = did_you_mean_path(path) or "give a folder of images, or a table"
         raise UsageError("the path does not exist", where=path, hint=hint)
     with remember_folders():
-        chosen = _choose_format(path, accepted) if name == "auto" else name
-        return expand_volumes(FORMATS.get(chosen)().read(path))
+        if name == "auto":
+            name = _format_with_column() if column else _choose_format(path, accepted)
+        format = FORMATS.get(name)()
+        if column and not format.takes_column:
+            hint = f"leave it out, or use --format {_format_with_column()}"
+            raise UsageError(f"the format {name!r} takes no column", where="data.column", hint=hint)
+        format.column = column
+        return expand_volumes(format.read(path))
+
+
+def _format_with_column() -> str:
+    return next(name for name in FORMATS.names() if FORMATS.get(name).takes_column)
 
 
 def sniff_formats(path: Path) -> dict[str, Reading]:
@@ -226,6 +243,8 @@ def _example(sample: Sample) -> str:
         return f"{name}: {_short('|'.join(target.names)) or 'no class'}"
     if isinstance(target, Boxes):
         return f"{name}: {counted(len(target.names), 'box', 'boxes')}"
+    if isinstance(target, Number):
+        return f"{name}: {target.value:g}"
     if isinstance(target, Text):
         return f"{name}: {_short(target.sentences[0])!r}"
     kinds = {Regions: "a mask", ImagePrediction: "no label"}

@@ -7,13 +7,13 @@ path may be a name or an id of an image anywhere below the table.
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.formats import Format, Reading
+from foveate.data.formats import Fit, Format, Reading
+from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
@@ -21,6 +21,7 @@ from foveate.data.records import (
     ALIASES,
     Record,
     cell_text,
+    finite_number,
     first_labels,
     has_boxes,
     has_labels,
@@ -37,9 +38,7 @@ from foveate.predictions import Labels
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
-_MAX_NUMBERED_CLASSES = 20  # with more, numbers are amounts rather than classes
 _MAX_LIST = 10_000  # characters of a list in a cell
-_MIN_ROWS, _MANY_DIFFERENT = 20, 0.8  # from so many rows on, such a share of different labels
 
 _REPEATED = IssueKind("repeated_rows", "rows that name the same image as an earlier row", "warning")
 
@@ -59,7 +58,8 @@ class TableFile(Format):
         if not tables:
             return None
         doubts = [doubt for table, _ in tables for doubt in _doubts(first_labels(table))]
-        return Reading(fit_of_tables(path, tables), tuple(dict.fromkeys(doubts)))
+        fit = fit_of_tables(path, tables) if _has_classes(tables[0][0]) else Fit.POSSIBLE
+        return Reading(fit, tuple(dict.fromkeys(doubts)))
 
     def read(self, path: Path) -> Table:
         """Read the table, or those of a folder; paths of images are relative to a table's folder.
@@ -136,25 +136,21 @@ def _doubts(cells: list[Any]) -> Iterator[str]:
     if 2 * sum(text.startswith("{") for text in texts) > len(texts):
         yield f"the labels are JSON objects, such as {examples}"
         return
-    numbers = [number for text in different if (number := _number(text)) is not None]
+    numbers = [number for text in different if (number := finite_number(text)) is not None]
     if not numbers or len(numbers) < len(different):
-        if len(texts) >= _MIN_ROWS and len(different) >= _MANY_DIFFERENT * len(texts):
+        if nearly_all_differ(len(different), len(texts)):
             yield f"{len(different)} of the first {len(texts)} labels differ, such as {examples}"
     elif not all(map(float.is_integer, numbers)):
-        yield f"the labels are numbers with decimals, such as {examples}: amounts, not classes"
-    elif len(numbers) > _MAX_NUMBERED_CLASSES:
+        yield (
+            f"the labels are numbers with decimals, such as {examples}: amounts, not classes"
+            f" ({EITHER})"
+        )
+    elif len(numbers) > MAX_NUMBERED_CLASSES or nearly_all_differ(len(numbers), len(texts)):
         yield (
             f"the labels are whole numbers from {min(numbers):.0f} to {max(numbers):.0f}, and"
             f" {len(numbers)} of the first {len(texts)} differ: amounts rather than classes"
+            f" ({EITHER})"
         )
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)
