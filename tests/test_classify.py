@@ -10,7 +10,7 @@ from torch.nn import functional
 from conftest import SHARED
 from foveate.api.fit.core import fit_recipe
 from foveate.modeling.tasks import TASKS, DataFacts
-from foveate.modeling.tasks.classify import LinearHead, _cell_means
+from foveate.modeling.tasks._linear import LinearHead, _cell_means
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Features, Provides

@@ -29,6 +29,7 @@ from foveate.modeling.tasks.segment import _to_original
 from foveate.utils.rle import encode_rle
 from helpers import fit_unevaluated, make_once_per_session, run_without_torch, without_evaluation
 from test_dense_tasks import tiny_recipe, write_voc
+from test_regress import regress_recipe, write_dots
 
 pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
@@ -458,3 +459,15 @@ def test_int8_detection(detector, tmp_path):
     assert result.files[0].score.value > 0.3
     assert result.files[1].score.value > result.files[0].score.value - 0.1
     assert result.files[1].parity["boxes"] < 0.1
+
+
+def test_exported_numbers_and_intervals_equal_those_of_the_run(tmp_path):
+    table = write_dots(tmp_path / "dots", 130)
+    run = fit_unevaluated(regress_recipe(table), tmp_path / "run").run
+    result = foveate.export(run)
+    (file,) = result.files
+    assert file.parity["numbers"] < 1e-4
+    image = table.parent / "000.png"
+    ((one,), (other,)) = (list(foveate.predict(each, [image])) for each in (run, file.path))
+    assert other.row().keys() == one.row().keys() == {"path", "prediction", "low", "high"}
+    assert other.prediction.low == pytest.approx(one.prediction.low, abs=1e-3)

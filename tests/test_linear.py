@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from foveate.modeling.classifiers import logistic
+from foveate.modeling.classifiers import solution
 from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold, rotate, solve
 from foveate.modeling.tunings import reason_of_strength
 from foveate.utils.device import ComputeMode, fastest_mode
@@ -161,7 +161,7 @@ def test_the_rotation_round_trips():
 def test_many_images_are_rotated_in_chunks(monkeypatch):
     features = clusters(300, 20, 3)[0]
     at_once = rotate(features)
-    monkeypatch.setattr(logistic, "_CHUNK", 64)
+    monkeypatch.setattr(solution, "_CHUNK", 64)
     in_chunks = rotate(features)
     assert np.allclose(
         abs(at_once.rows), abs(in_chunks.rows), atol=1e-3

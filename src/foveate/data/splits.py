@@ -20,7 +20,7 @@ from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, strata
 from foveate.errors import DataError, UsageError
 from foveate.messages import Message, counted
-from foveate.predictions import Labels
+from foveate.predictions import Labels, Number
 from foveate.recipe import DataRecipe
 from foveate.types import Split, Table
 
@@ -74,6 +74,9 @@ def split_table(
         why = Message("choice.no_training_split", "the data state no training split")
     text = "{why}: divided here, stratified by class, without dividing a group, seed {seed}"
     how = Message("choice.divided", text, why=why, seed=seed)
+    if any(isinstance(sample.target, Number) for sample in table.samples):
+        text = "{why}: divided here, stratified by number, without dividing a group, seed {seed}"
+        how = Message("choice.divided_numbers", text, why=why, seed=seed)
     return _with_splits(table, splits), how
 
 

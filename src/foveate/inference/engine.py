@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -131,11 +131,33 @@ def collect_features(
             hook.remove()
 
 
+def metric_of(model: Model, settings: Mapping[str, Any] | None = None) -> Metric:
+    """Return a new metric for the predictions of a model.
+
+    Args:
+        model: The model.
+        settings: What the run adds to those that the task tells.
+    """
+    task = model.task
+    own = {**task.metric_settings(model.head), **(settings or {})}
+    return metric_for(task.prediction_type, model.classes, model.multilabel, own)
+
+
 def score_predictions(
-    predictions: Iterable[Any], samples: Iterable[Sample], model: Model
+    predictions: Iterable[Any],
+    samples: Iterable[Sample],
+    model: Model,
+    settings: Mapping[str, Any] | None = None,
 ) -> Metric:
-    """Return the metric of the task, updated with every sample that has a target."""
-    metric = metric_for(model.task.prediction_type, model.classes, model.multilabel)
+    """Return the metric of the task, updated with every sample that has a target.
+
+    Args:
+        predictions: The predictions.
+        samples: Their images, with targets.
+        model: The model.
+        settings: As for `metric_of`.
+    """
+    metric = metric_of(model, settings)
     for prediction, sample in zip(predictions, samples, strict=True):
         if sample.target is not None:
             metric.update(prediction, sample.target)

@@ -202,6 +202,8 @@ def _cache_key(model: Model, hashes: Sequence[str], mode: ComputeMode) -> str:
     backbone = model.backbone
     needs = sorted(need.value for need in model.task.needs)
     computed = f"{backbone.input} {needs} {type(model.head).__name__}"
+    framing = model.task.framing
+    computed += "" if framing == "crop" else f" {framing}"
     computed += " bf16" if mode.precision == "bf16" else ""
     weights = weights_fingerprint(backbone.state_dict())
     digest = hashlib.blake2b(

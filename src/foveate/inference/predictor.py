@@ -14,7 +14,9 @@ from foveate.data.dataset import ImageDataset, Item
 from foveate.data.image_cache import ImageCache, rendering_of
 from foveate.data.loading import BatchSampler, even_slices, make_loader
 from foveate.errors import RunError, UsageError
+from foveate.evaluation import conformal
 from foveate.evaluation.calibration import Calibration, FeatureSpace
+from foveate.evaluation.conformal import IntervalCalibration
 from foveate.inference.engine import (
     BatchPredictions,
     collect_features,
@@ -73,7 +75,8 @@ class Predictor(ImagePredictor[DecodedImage]):
         device: Device to compute on.
         mode: Precision and memory format.
         calibration: Fitted to validation images, if there were enough of them. Then probabilities
-            are calibrated, sets have the requested coverage, and uncertain predictions abstain.
+            are calibrated, sets and intervals have the requested coverage, and uncertain
+            predictions abstain.
     """
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
@@ -230,10 +233,13 @@ def confidence(prediction: Any) -> float:
     return float(prediction.scores.max())
 
 
-def _read_calibration(run: Run) -> Calibration | None:
+def _read_calibration(run: Run) -> Calibration | IntervalCalibration | None:
     """Return None if the run has none, or was adapted after it was calibrated."""
     if run.adaptation() or not (run.folder / CALIBRATION_FILE).is_file():
         return None
+    row = run.read_json(CALIBRATION_FILE)
+    if conformal.KEY in row:
+        return IntervalCalibration.from_row(row)
     tensors = read_run_tensors(run.folder, FEATURE_SPACE_FILE)
     arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
-    return Calibration.from_row(run.read_json(CALIBRATION_FILE), FeatureSpace(**arrays))
+    return Calibration.from_row(row, FeatureSpace(**arrays))

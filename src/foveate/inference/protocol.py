@@ -57,7 +57,8 @@ class ImagePredictor(ABC, Generic[Decoded]):
         multilabel: Whether an image may have several classes, or none.
         threshold: Score below which predicted boxes are dropped; the best one on the validation
             images of the run.
-        coverage: Probability with which the set of classes contains the true class.
+        coverage: Probability with which the set of classes contains the true class, or the
+            interval the true number.
         risk: Highest accepted error rate; less certain predictions abstain. Both take effect
             where the run was calibrated.
     """

@@ -35,6 +35,8 @@ _COLUMNS = [
     "prediction_set",
     "abstain",
     "ood",
+    "low",
+    "high",
     "error",
 ]
 _MAX_NAMED = 3  # unreadable images

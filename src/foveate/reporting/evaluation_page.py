@@ -12,6 +12,7 @@ from foveate.messages import Message
 from foveate.reporting.rendering import Text, Thumbnail, render
 from foveate.types import Score, Scores
 
+_FIGURES = ("confusion", "calibration", "precision", "scatter", "training")
 _COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # rows of the table of risk and coverage
 
 
@@ -183,7 +184,7 @@ def write_report(page: EvaluationPage, path: Path) -> None:
     from foveate.reporting import plots
 
     tables = page.scores.tables
-    figures: dict[str, Any] = dict.fromkeys(("confusion", "calibration", "precision", "training"))
+    figures: dict[str, Any] = dict.fromkeys(_FIGURES)
     if "confusion" in tables:
         matrix = np.array(tables["confusion"])
         figures["confusion"] = plots.confusion_matrix(matrix, tables["classes"])
@@ -192,6 +193,8 @@ def write_report(page: EvaluationPage, path: Path) -> None:
             plots.reliability(tables["reliability"]),
             plots.risk_coverage(*tables["risk"]),
         ]
+    if "scatter" in tables:
+        figures["scatter"] = plots.scatter(tables["scatter"])
     if "pr" in tables:
         figures["precision"] = plots.pr_curves(tables["pr"])
     if page.curves:

@@ -154,6 +154,35 @@ def reliability(bins: list[dict[str, float]]) -> str:
     return _svg(figure)
 
 
+def scatter(points: dict[str, list[float]]) -> str:
+    """Draw predicted against true numbers as SVG, with prediction intervals where there are any.
+
+    Points whose interval misses the true number are orange.
+
+    Args:
+        points: The lists true, predicted, low and high; the last two may be empty.
+    """
+    true, predicted, low, high = (
+        np.array(points[name]) for name in ("true", "predicted", "low", "high")
+    )
+    has_intervals = len(low) == len(true)
+    figure = Figure(figsize=(5.4, 5.0))
+    axes = figure.add_subplot()
+    ends = np.concatenate([true, predicted])
+    margin = 0.04 * float(np.ptp(ends)) or 1.0
+    limits = (float(ends.min()) - margin, float(ends.max()) + margin)
+    axes.plot(limits, limits, color="#999999", linewidth=1, zorder=0)
+    missed = (true < low) | (true > high) if has_intervals else np.zeros(len(true), dtype=bool)
+    for chosen, color in ((~missed, _BLUE), (missed, _ORANGE)):
+        axes.scatter(true[chosen], predicted[chosen], s=14, color=color, alpha=0.75, linewidths=0)
+        if has_intervals:
+            x, bars = true[chosen], (low[chosen], high[chosen])
+            axes.vlines(x, *bars, color=color, alpha=0.25, linewidth=0.8)
+    axes.set(xlabel="true", ylabel="predicted", xlim=limits)
+    _style(axes, grid=True)
+    return _svg(figure)
+
+
 def risk_coverage(coverages: list[float], risks: list[float]) -> str:
     """Draw a risk-coverage curve as SVG: the error rate of the most confident predictions."""
     figure = Figure(figsize=_PANEL)

@@ -82,7 +82,7 @@ def _log_boxes_per_class(table: Table) -> None:
 
 
 def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()) -> None:
-    """Check that there are classes to learn; warn about those without training images.
+    """Check that there is something to learn; warn about classes without training images.
 
     Args:
         table: Data with splits.
@@ -90,10 +90,13 @@ def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()
         known: Classes that an earlier run has learned already.
 
     Raises:
-        DataError: There is nothing to tell apart: fewer than two classes of images, or no class
-            of boxes.
+        DataError: There is nothing to tell apart: fewer than two classes of images or different
+            numbers, or no class of boxes.
     """
-    if not table.samples or TASKS.get(task).prediction_type not in (Labels, Boxes):
+    kind = TASKS.get(task).prediction_type
+    if kind is Number and table.samples:
+        _check_numbers(table)
+    if not table.samples or kind not in (Labels, Boxes):
         return
     in_training = {name for sample in table.in_split("train") for name in label_names(sample)}
     learned = in_training | set(known)
@@ -105,3 +108,13 @@ def check_trainable_classes(table: Table, task: str, known: Collection[str] = ()
         raise DataError(what, where=table.root, hint="add images of another class")
     for name in sorted(set(table.classes) - learned):
         log.warning(f"class {name!r} has no training images and can never be predicted")
+
+
+def _check_numbers(table: Table) -> None:
+    targets = [sample.target for sample in table.in_split("train")]
+    numbers = {target.value for target in targets if isinstance(target, Number)}
+    if len(numbers) < 2:
+        what = "there are no training images"
+        if numbers:
+            what = f"all training images have the same number: {next(iter(numbers)):g}"
+        raise DataError(what, where=table.root, hint="add images with other numbers")

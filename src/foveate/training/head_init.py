@@ -5,20 +5,21 @@ On the way it measures how optimistic the score of a random split of the images 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from foveate.data.splits import group_folds
-from foveate.data.tables import label_names
+from foveate.data.tables import strata
 from foveate.evaluation.intervals import wilson
 from foveate.inference.features import head_features
 from foveate.messages import Message
 from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold
-from foveate.predictions import Labels
+from foveate.predictions import Labels, Number
 from foveate.training.job import Job
-from foveate.types import Decision, Score
+from foveate.types import Decision, Sample, Score
 from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
 
@@ -73,9 +74,18 @@ class HeadFit:
 def needs_features(job: Job) -> bool:
     """Whether the head is fitted to features before any step, or instead of all."""
     model = job.model
-    if not hasattr(model.head, "feature_vector") or model.task.prediction_type is not Labels:
+    fittable = (Labels, Number)
+    if not hasattr(model.head, "feature_vector") or model.task.prediction_type not in fittable:
         return False
     return not model.tuning.needs_steps or job.recipe.training.head_init == "probe"
+
+
+def fit_to_targets(job: Job) -> list[Decision]:
+    """Let the task learn from the training targets; a run that continues another keeps its own."""
+    if job.recipe.start.run:
+        return []
+    targets = [sample.target for sample in job.table.in_split("train")]
+    return job.model.task.fit_to_targets(job.model.head, targets)
 
 
 def head_training_features(job: Job) -> np.ndarray:
@@ -101,14 +111,14 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
         job: The fit; its model gets the head, nothing is written.
         features: (N, D) features of the training images.
     """
-    encode, seed = job.model.task.encode, job.recipe.seed
+    seed, numeric = job.recipe.seed, job.model.task.prediction_type is Number
     samples = job.table.in_split("train")
-    targets = np.stack([encode(each.target, (1, 1))["labels"].numpy() for each in samples])
+    targets = _targets(job, samples)
     groups = [job.groups[index] for index in job.indices("train")]
-    labels = [label_names(sample) for sample in samples]
+    labels = strata(samples)
     folds = group_folds(labels, groups, _FOLDS, seed)
     grouped = len(set(groups)) < len(groups)
-    known = LabeledFeatures(features, targets, folds, job.multilabel, grouped)
+    known = LabeledFeatures(features, targets, folds, job.multilabel, grouped, numeric)
     decisions = [Decision(*each) for each in job.model.tuning.fit_head(job.model, known)]
     if job.multilabel or not any(each.field == "head.C" for each in decisions):
         return HeadFit(decisions)
@@ -124,6 +134,17 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     )
     audit = _audit_rows(OutOfFold(probabilities, classes), by_group)
     return HeadFit(decisions, audit, by_group)
+
+
+def _targets(job: Job, samples: Sequence[Sample]) -> np.ndarray:
+    """(N, K) classes in {0, 1}, or (N, 1) standardized numbers."""
+    encoded = [job.model.task.encode(sample.target, (1, 1)) for sample in samples]
+    if job.model.task.prediction_type is not Number:
+        return np.stack([each["labels"].numpy() for each in encoded])
+    head: Any = job.model.head
+    numbers = np.array([float(each["number"]) for each in encoded])
+    standardized: np.ndarray = numbers - float(head.target_mean)
+    return standardized[:, None] / float(head.target_deviation)
 
 
 def _audit_rows(random: OutOfFold, by_group: OutOfFold) -> list[dict[str, Any]]:

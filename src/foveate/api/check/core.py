@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.api.check.inspection import InspectedImage, inspect_images, size_rows
+from foveate.api.check.numbers import check_numbers, number_rows
 from foveate.api.check.page import write_page
 from foveate.api.check.result import SEVERITIES, CheckResult, issue_lines, issue_row
 from foveate.api.check.rules import (
@@ -67,7 +68,8 @@ def check_data(recipe: Recipe, out: Path | None, max_images: int, plan: bool) ->
         find_divided_groups(table.samples, issues)
         balance = count_classes(table, opened.by_sample)
         check_classes(table, issues, balance)
-        sizes = size_rows(opened.images)
+        check_numbers(table.samples, issues)
+        sizes = [*number_rows(table.samples), *size_rows(opened.images)]
         _report(issues, balance, sizes)
         estimate, no_plan_reason = None, ""
         if plan:

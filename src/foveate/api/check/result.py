@@ -32,7 +32,8 @@ class CheckResult:
         unreadable: Number of those that cannot be read.
         issues: By descending severity.
         balance: How many images, boxes or pixels each class has.
-        sizes: Sizes, colors and formats of the images, rows of name and value.
+        sizes: The range of numbers, and sizes, colors and formats of the images, rows of name and
+            value.
         plan: The cost of a fit, rows of name and value.
         estimate: The same as numbers; None without an estimate.
         no_plan_reason: Why the cost could not be estimated.

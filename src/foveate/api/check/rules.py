@@ -14,7 +14,7 @@ from foveate.data.duplicates import colors_agree, similar_pairs, standardize
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES, IssueLog
 from foveate.data.scan import Fingerprint
 from foveate.messages import counted
-from foveate.predictions import Boxes, Labels, Regions
+from foveate.predictions import Boxes, Labels, Number, Regions
 from foveate.types import IssueKind, Sample, Table
 
 _ONE_SPLIT = "keep them in one split; foveate fit does so where the data have no splits"
@@ -207,9 +207,11 @@ def _codes(values: Sequence[object]) -> np.ndarray:
 
 
 def _label(sample: Sample) -> object:
-    """What must be equal for equal files: the classes of the image, or of its boxes."""
+    """What must be equal for equal files: the number or classes of the image, or of its boxes."""
     if isinstance(sample.target, Labels):
         return tuple(sorted(sample.target.names))
+    if isinstance(sample.target, Number):
+        return sample.target.value
     if isinstance(sample.target, Boxes):
         return tuple(sorted(Counter(sample.target.names).items()))
     return None

@@ -8,8 +8,25 @@ from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
 from foveate.messages import Message, message_from
 from foveate.predictions import DenoisingResult
+from foveate.types import Scores
 
 _FEW_IMAGES = 100
+
+
+def score_cautions(scores: Scores) -> list[Message]:
+    """Return the cautions that follow from the scores: a model that tells no more than a mean."""
+    gain = scores.numbers.get("mae_gain")
+    if gain is None or (gain.low is not None and gain.low > 0):
+        return []
+    return [
+        Message(
+            "caution.no_better_than_median",
+            "always answering the median of the training numbers is about as good on these images: "
+            "mean absolute error {mae}, that of the median {median}",
+            mae=scores.numbers["mae"].with_interval,
+            median=scores.numbers["median_mae"].with_interval,
+        )
+    ]
 
 
 def cautions_for(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.api.evaluate.cautions import cautions_for
+from foveate.api.evaluate.cautions import cautions_for, score_cautions
 from foveate.api.evaluate.ood import detect_ood
 from foveate.api.evaluate.page import build_page
 from foveate.api.evaluate.result import EvaluateResult
@@ -114,7 +114,8 @@ def _evaluate(
     slices = (
         score_slices(predictor, samples, predictions, extras.slices, main) if extras.slices else []
     )
-    cautions = cautions_for(predictor, scanned, split, own=source.path is None)
+    cautions = score_cautions(scores)
+    cautions += cautions_for(predictor, scanned, split, own=source.path is None)
     shift = compare_domains(own.metric, own.scores, metric, scores) if own else None
     cautions += class_cautions(shift) if shift else []
     result = EvaluateResult(

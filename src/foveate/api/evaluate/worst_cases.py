@@ -10,16 +10,16 @@ import numpy as np
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
-from foveate.evaluation.metrics import metric_for
 from foveate.explainability.faithfulness import ExplainTarget, overlay
 from foveate.explainability.methods import DEFAULT_EXPLAINER, EXPLAINERS
 from foveate.images.codec import read_image, thumbnail
 from foveate.images.drawing import draw_prediction
 from foveate.images.heatmaps import attention_sheet
 from foveate.images.sheets import side_by_side
+from foveate.inference.engine import metric_of
 from foveate.inference.predictor import Predictor, confidence
 from foveate.messages import Message, percent
-from foveate.predictions import DenoisingResult, Labels, Text
+from foveate.predictions import DenoisingResult, Labels, Number, Text
 from foveate.reporting.evaluation_page import Example
 from foveate.types import Sample
 
@@ -53,7 +53,7 @@ def worst_and_best(
     task = predictor.model.task
     if not any_scored(scanned, predictor):
         return [], []
-    metric = metric_for(task.prediction_type, predictor.classes, predictor.multilabel)
+    metric = metric_of(predictor.model)
     ranked = [
         (metric.sample_loss(prediction, sample.target), sample, prediction)
         for sample, prediction in zip(scanned.table.samples, predictions, strict=True)
@@ -64,7 +64,8 @@ def worst_and_best(
     if task.prediction_type is Text:
         best = ranked[::-1][:_MAX_BEST]
         return _examples(wrong[:_MAX_WITH_ATTENTION], predictor), _examples(best, predictor)
-    count = _MAX_WITH_HEAT if task.prediction_type is Labels else _MAX_EXAMPLES
+    has_heat = task.prediction_type in (Labels, Number)
+    count = _MAX_WITH_HEAT if has_heat else _MAX_EXAMPLES
     return _examples(wrong[:count], predictor), []
 
 
@@ -95,11 +96,14 @@ def _examples(ranked: _Ranked, predictor: Predictor) -> list[Example]:
 
 
 def _example(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
-    if isinstance(prediction, Labels):
-        details = [
-            (_PREDICTED, _with_confidence(prediction)),
-            (_TRUE, ", ".join(label_names(sample)) or _NONE),
-        ]
+    if isinstance(prediction, Labels | Number):
+        predicted: str | Message
+        if isinstance(prediction, Number):
+            assert isinstance(sample.target, Number)
+            predicted, true = prediction.with_interval, f"{sample.target.value:.4g}"
+        else:
+            predicted, true = _with_confidence(prediction), ", ".join(label_names(sample))
+        details = [(_PREDICTED, predicted), (_TRUE, true or _NONE)]
         return Example(sample.key, _with_heat_map(sample, predictor), details)
     pixels, _ = read_image(sample.source)
     if isinstance(prediction, Text):

@@ -17,6 +17,8 @@ from foveate.data.streaming import Catalog
 from foveate.deploy.postprocess.classify import encode_feature_space
 from foveate.deploy.runtime import FORMAT_VERSION, PreprocessedImage, preprocess
 from foveate.errors import UsageError
+from foveate.evaluation.calibration import Calibration
+from foveate.evaluation.conformal import IntervalCalibration
 from foveate.images.pixels import Rendering
 from foveate.images.preprocessing import Framing
 from foveate.inference.engine import compute_scores, scan_with_progress
@@ -264,11 +266,14 @@ def _task_metadata(predictor: Predictor) -> dict[str, Any]:
         "rendering": rendering_of(predictor.recipe.data).row(),
         "preprocessing": _PREPROCESSING[framing],
         "threshold": predictor.threshold,
-        "calibration": None
-        if calibration is None
-        else {
-            **calibration.row(),
-            "feature_space": encode_feature_space(calibration.feature_space),
-        },
+        "calibration": _calibration_row(calibration),
         **model.task.export_metadata(),
     }
+
+
+def _calibration_row(calibration: Calibration | IntervalCalibration | None) -> Any:
+    """The calibration, JSON-able; of labels with the feature space."""
+    if not isinstance(calibration, Calibration):
+        return calibration and calibration.row()
+    space = encode_feature_space(calibration.feature_space)
+    return {**calibration.row(), "feature_space": space}

@@ -11,35 +11,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.page import old_and_new_scores
 from foveate.api.evaluate.result import EvaluateResult
-from foveate.data.dataset import ImageDataset
+from foveate.api.fit.calibration import calibrate, predict_for_job
 from foveate.data.scan import without_images
 from foveate.data.splits import duplicate_groups, split_table, subsample_shots
-from foveate.data.tables import label_names
+from foveate.data.tables import label_text
 from foveate.errors import RunError
-from foveate.evaluation.calibration import MIN_IMAGES, Calibration, FeatureSpace, fit_temperature
 from foveate.inference.engine import (
-    collect_features,
     compute_scores,
-    predict_dataset,
     scan_with_progress,
 )
 from foveate.messages import Message
 from foveate.modeling.backbones import family_of
-from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import weights_fingerprint
-from foveate.predictions import Boxes, DenoisingResult, Labels
+from foveate.predictions import Boxes, DenoisingResult
 from foveate.recipe import Recipe
 from foveate.run.folder import (
-    CALIBRATION_FILE,
     CLASSES_FILE,
-    FEATURE_SPACE_FILE,
     MODEL_FILE,
     Run,
 )
@@ -48,8 +39,8 @@ from foveate.training.continual import Teacher, initialize_from_run
 from foveate.training.data import check_trainable_classes
 from foveate.training.head_init import (
     HeadFit,
-    OutOfFold,
     fit_head,
+    fit_to_targets,
     head_training_features,
     needs_features,
 )
@@ -61,10 +52,8 @@ from foveate.training.trainer import Trainer
 from foveate.training.validation import MetricValidator
 from foveate.types import Decision, Split, Table
 from foveate.utils import log
-from foveate.utils.device import ComputeMode, resolve_device, to_device
+from foveate.utils.device import resolve_device
 from foveate.utils.invocation import shell_command
-
-_FEATURE_SPACE_IMAGES = 256  # training images that span the feature space
 
 
 @dataclass(frozen=True)
@@ -209,6 +198,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     before_parts = _old_and_new_scores(job)
     frozen = job.model.frozen_tensors()
     before = weights_fingerprint(frozen) if frozen else ""
+    job.run.record(fit_to_targets(job))
     features = head_training_features(job) if needs_features(job) else None
     head_fit = fit_head(job, features) if features is not None else HeadFit()
     job.run.record(head_fit.decisions)
@@ -239,7 +229,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         "parameters": _count_parameters(job.model),
     }
     result["license"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
-    result["calibration"] = _calibrate(
+    result["calibration"] = calibrate(
         job, None if job.model.tuning.needs_steps else head_fit.out_of_fold
     )
     if before_parts:
@@ -254,7 +244,7 @@ def _split_rows(job: Job) -> list[dict[str, str]]:
             "path": sample.key,
             "split": str(sample.split),
             "group": group,
-            "label": "|".join(label_names(sample)),
+            "label": label_text(sample),
             "sha256": digest,
         }
         for sample, group, digest in zip(
@@ -294,7 +284,7 @@ def _old_and_new_scores(job: Job) -> dict[str, dict[str, Any]]:
     run, dataset = open_earlier_run(job.recipe), job.dataset("val")
     if run is None or not len(dataset):
         return {}
-    predictions = _predict(job, dataset)
+    predictions = predict_for_job(job, dataset)
     scores = {
         name: compute_scores(
             [predictions[index] for index in indices],
@@ -307,71 +297,6 @@ def _old_and_new_scores(job: Job) -> dict[str, dict[str, Any]]:
         name: {"metric": each.main, **asdict(each.numbers[each.main])}
         for name, each in scores.items()
     }
-
-
-def _predict(job: Job, dataset: ImageDataset) -> list[Any]:
-    """Predict with the current model, which is on the CPU afterwards."""
-    training, mode = job.recipe.training, ComputeMode.for_inference(job.recipe.training)
-    model = to_device(job.model, job.device, mode)
-    result = predict_dataset(model, dataset, training.batch_size, job.device, mode)
-    job.model.cpu()
-    return result.predictions
-
-
-def _calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None:
-    """Fit and save the calibration and the feature space; single-label classification only.
-
-    None if there are too few images. `out_of_fold`: probabilities of left-out training images,
-    several times as many as validation images, for a better estimate of the temperature.
-    """
-    val, train = job.dataset("val").samples, job.dataset("train").samples
-    if job.model.task.prediction_type is not Labels or job.model.multilabel:
-        return None
-    if min(len(val), len(train)) < MIN_IMAGES:
-        log.info(
-            f"not calibrated: that takes {MIN_IMAGES} images for training and {MIN_IMAGES} for "
-            f"validation, and there are {len(train):,} and {len(val):,}; predictions will state no "
-            "prediction set, abstention or out-of-distribution score"
-        )
-        return None
-    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FEATURE_SPACE_IMAGES]
-    sampled = [train[index] for index in sorted(drawn.tolist())]
-    parts = [
-        _predict_with_features(
-            job, eval_dataset(job.model, samples, job.scanned.cache, job.recipe.seed)
-        )
-        for samples in (sampled, val)
-    ]
-    (_, features), (predictions, val_features) = parts
-    classes = job.model.classes
-    scores = np.stack([each.scores for each in predictions]).astype(float)
-    labels = np.array([classes.index(label_names(sample)[0]) for sample in val])
-    temperature = fit_temperature(scores, labels)
-    if out_of_fold is not None:
-        temperature = fit_temperature(
-            np.concatenate([scores, out_of_fold.probabilities]),
-            np.concatenate([labels, out_of_fold.labels]),
-        )
-    calibration = Calibration.fit(
-        scores, labels, val_features, FeatureSpace.fit(features), temperature
-    )
-    job.run.write_json(CALIBRATION_FILE, calibration.row())
-    tensors = {
-        name: torch.from_numpy(getattr(calibration.feature_space, name)).half()
-        for name in ("mean", "directions")
-    }
-    job.run.write_tensors(FEATURE_SPACE_FILE, tensors)
-    return {
-        "temperature": temperature,
-        "images": len(val),
-        "left_out": 0 if out_of_fold is None else len(out_of_fold.labels),
-    }
-
-
-def _predict_with_features(job: Job, dataset: ImageDataset) -> tuple[list[Any], np.ndarray]:
-    """Predictions, and pooled features (N, D)."""
-    with collect_features(job.model) as features:
-        return _predict(job, dataset), torch.cat(features).numpy()
 
 
 def _count_parameters(model: Model) -> dict[str, int]:
@@ -388,9 +313,8 @@ def _best_threshold(job: Job) -> float | None:
     dataset = job.dataset("val")
     if job.model.task.prediction_type is not Boxes or not len(dataset):
         return None
-    return float(
-        compute_scores(_predict(job, dataset), dataset.samples, job.model).tables["threshold"]
-    )
+    scores = compute_scores(predict_for_job(job, dataset), dataset.samples, job.model)
+    return float(scores.tables["threshold"])
 
 
 # --- evaluation

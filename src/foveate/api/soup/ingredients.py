@@ -13,10 +13,10 @@ from foveate.inference.predictor import weights_mismatch
 from foveate.modeling.tasks import TASKS
 from foveate.modeling.tunings import TUNINGS
 from foveate.modeling.weights import read_run_tensors, weights_fingerprint
-from foveate.predictions import Labels
+from foveate.predictions import Labels, Number
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
-from foveate.training.head_init import fit_head, head_training_features
+from foveate.training.head_init import fit_head, fit_to_targets, head_training_features
 from foveate.training.job import Job
 
 
@@ -50,7 +50,7 @@ def _require_start(run: Run) -> None:
     """Refuse a single run whose start was not a working network."""
     recipe = run.recipe()
     what, hint = "", "name several runs of the same data and backbone: foveate soup RUN RUN"
-    if TASKS.get(recipe.task.name).prediction_type is not Labels:
+    if TASKS.get(recipe.task.name).prediction_type not in (Labels, Number):
         what = f"a {recipe.task.name} run has a random initial head: no start to average with"
     elif not TUNINGS.get(recipe.tuning.name).needs_steps:
         what = "this run took no training steps: there is nothing to average"
@@ -154,6 +154,7 @@ def initial_weights(job: Job) -> Tensors:
     if not outcome["frozen"] and outcome["origin"] != job.model.backbone.origin:
         raise weights_mismatch(job.run, job.model)
     job = replace(job, recipe=with_settings(job.recipe, {"data.leakage_audit": False}))
+    fit_to_targets(job)
     fit_head(job, head_training_features(job))
     return {
         name: tensor.detach().cpu().clone() for name, tensor in job.model.trained_tensors().items()

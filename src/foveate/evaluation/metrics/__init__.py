@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,10 +25,12 @@ class Metric(ABC):
         class_score: The column of `Scores.per_class` that says how well a class is recognized.
         classes: Class names of the run, in order.
         multilabel: Whether an image may have any number of classes.
+        settings: What the task tells of the run, such as its positive class.
     """
 
     reads: ClassVar[type]
     class_score: ClassVar[str]
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         self.classes, self.multilabel = classes, multilabel
@@ -130,15 +133,26 @@ METRICS: Registry[Metric] = Registry("foveate.evaluation.metrics", Metric, "metr
 
 
 def metric_for(
-    prediction_type: type[Prediction], classes: tuple[str, ...], multilabel: bool = False
+    prediction_type: type[Prediction],
+    classes: tuple[str, ...],
+    multilabel: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Metric:
     """Return a new metric that reads this prediction type.
+
+    Args:
+        prediction_type: The type.
+        classes: Class names of the run, in order.
+        multilabel: Whether an image may have any number of classes.
+        settings: As of `Metric`.
 
     Raises:
         LookupError: There is none.
     """
     for name in METRICS.names():
-        metric = METRICS.get(name)
-        if metric.reads is prediction_type:
-            return metric(classes, multilabel)
+        plugin = METRICS.get(name)
+        if plugin.reads is prediction_type:
+            metric = plugin(classes, multilabel)
+            metric.settings = dict(settings or {})
+            return metric
     raise LookupError(f"no metric reads {prediction_type.__name__}")

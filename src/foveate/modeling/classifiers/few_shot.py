@@ -11,7 +11,8 @@ import numpy as np
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.classifiers.solution import Solution
 
 Fitter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """features (N, D) and targets (N, K) -> weights (K, D) and bias (K,) of scores of arbitrary scale.

@@ -7,12 +7,14 @@ features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+
+from foveate.modeling.classifiers.ridge import solve_ridge
+from foveate.modeling.classifiers.solution import RotatedFeatures, Solution, rotate
 
 # C of scikit-learn, strongest penalty first
 STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))
@@ -20,8 +22,6 @@ _ITERATIONS = 1000
 _TOLERANCE = 3e-5  # of the gradient, in coordinates scaled by the root of the curvature
 _MIN_CURVATURE = 1e-3  # lower bound of the curvature
 _FOLDS = 5
-_CHUNK = 4096  # images
-_RANK_TOLERANCE = 1e-10  # of the largest squared singular value: below it is rounding
 
 Linear = tuple[np.ndarray, np.ndarray]  # (K, R) coefficients and (K,) bias
 
@@ -32,10 +32,11 @@ class LabeledFeatures:
 
     Attributes:
         features: (N, D) float32.
-        targets: (N, K) in {0, 1}.
+        targets: (N, K) in {0, 1}; or (N, 1) standardized numbers.
         folds: (N,) int, for cross-validation; no group is in two of them.
         multilabel: Whether an image may have several classes.
         grouped: Whether some images form a group, such as near-duplicates.
+        numeric: Whether the targets are numbers.
     """
 
     features: np.ndarray
@@ -43,6 +44,7 @@ class LabeledFeatures:
     folds: np.ndarray
     multilabel: bool = False
     grouped: bool = False
+    numeric: bool = False
 
     @cached_property
     def rotated(self) -> RotatedFeatures:
@@ -50,98 +52,9 @@ class LabeledFeatures:
 
     @cached_property
     def solution(self) -> Solution:
+        if self.numeric:
+            return solve_ridge(self.rotated, self.targets, self.folds)
         return solve(self.rotated, self.targets, self.folds, self.multilabel)
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A linear classifier: weight (K, D) and bias (K,) on (features - mean) / scale.
-
-    Attributes:
-        strength: The chosen C.
-        tried: C -> log loss.
-        out_of_fold: (N, K) probabilities of each image by a classifier fitted without its fold;
-            None for classifiers that have none.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    weight: np.ndarray
-    bias: np.ndarray
-    strength: float
-    tried: dict[float, float]
-    out_of_fold: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class RotatedFeatures:
-    """Standardized features, rotated into the R directions that they span.
-
-    An L2 penalty is invariant to rotation, and the problem is smaller.
-
-    Attributes:
-        rows: (N, R) float32.
-        rotation: (R, N) over the `standardized` features (N, D), or (R, D) if these are None.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    rows: np.ndarray
-    rotation: np.ndarray
-    standardized: np.ndarray | None
-
-    def to_features(self, coefficients: np.ndarray) -> np.ndarray:
-        """Coefficients (K, R) as weights (K, D) of the standardized features."""
-        weight = coefficients @ self.rotation
-        return np.asarray(weight if self.standardized is None else weight @ self.standardized)
-
-    def from_features(self, weight: np.ndarray) -> np.ndarray:
-        """Convert weights (K, D) of the standardized features to coefficients (K, R)."""
-        return np.asarray(
-            (weight if self.standardized is None else weight @ self.standardized.T)
-            @ self.rotation.T
-        )
-
-
-def rotate(features: np.ndarray) -> RotatedFeatures:
-    """Rotate features (N, D) for `solve` and `out_of_fold`.
-
-    Exact; directions of zero length are left out. Uses the smaller of the two Gram matrices,
-    because D may be twenty times N.
-    """
-    mean, scale = _mean_and_scale(features)
-    if len(features) < features.shape[1]:
-        standardized = (features - mean) / scale
-        exact = standardized.astype(np.float64)
-        squares, axes = _principal_axes(exact @ exact.T)
-        return RotatedFeatures(
-            mean,
-            scale,
-            (axes * np.sqrt(squares)).astype(np.float32),
-            (axes / np.sqrt(squares)).T,
-            standardized,
-        )
-
-    def chunks() -> Iterator[np.ndarray]:
-        """Standardized float64 features in chunks; all at once would triple the memory."""
-        for start in range(0, len(features), _CHUNK):
-            yield ((features[start : start + _CHUNK] - mean) / scale).astype(np.float64)
-
-    _, axes = _principal_axes(sum(part.T @ part for part in chunks()))
-    return RotatedFeatures(
-        mean,
-        scale,
-        np.concatenate([(part @ axes).astype(np.float32) for part in chunks()]),
-        axes.T,
-        None,
-    )
-
-
-def _principal_axes(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nonzero eigenvalues of a Gram matrix, and their eigenvectors."""
-    squares, axes = np.linalg.eigh(products)
-    kept = squares > _RANK_TOLERANCE * squares[-1]
-    return squares[kept], axes[:, kept]
 
 
 def solve(
@@ -218,16 +131,6 @@ def _predict(rows: np.ndarray, linear: Linear, multilabel: bool) -> np.ndarray:
 def _average(linears: list[Linear]) -> Linear:
     weights, biases = zip(*linears, strict=True)
     return np.mean(weights, axis=0), np.mean(biases, axis=0)
-
-
-def _mean_and_scale(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means (D,) and scales (D,): root of the feature's variance plus that of the median feature.
-
-    Plain standard deviations would magnify nearly constant features a thousandfold, and with them
-    any image of another kind, or any change of the backbone.
-    """
-    spread = features.std(0)
-    return features.mean(0), np.sqrt(spread**2 + np.median(spread) ** 2) + 1e-6
 
 
 def _paths(

@@ -134,6 +134,25 @@ class Task(ABC):
         It may read batch.targets in training (teacher forcing).
         """
 
+    def fit_to_targets(self, head: nn.Module, targets: Sequence[Any]) -> list[Decision]:
+        """Let the head learn from the training targets what it needs of them, such as their mean.
+
+        Called before the head is fitted and before the first step, but not where a run continues
+        another one, whose head knows it already.
+
+        Args:
+            head: The head; what it learns has to be in its buffers, which are saved.
+            targets: Targets of the training images, and of no others.
+
+        Returns:
+            What is worth telling, with names of head properties as fields.
+        """
+        return []
+
+    def metric_settings(self, head: nn.Module) -> dict[str, Any]:
+        """Return what the metric should know of the run, as its `settings`."""
+        return {}
+
     def prepare(self, backbone: Backbone, head: nn.Module) -> None:  # noqa: B027
         """Prepare training, once the tuning is applied; may copy the backbone into the head."""
 
@@ -196,7 +215,7 @@ class Task(ABC):
         raise UsageError(
             f"predictions of type {self.prediction_type.__name__} cannot be exported",
             where="task",
-            hint="a run of classify, detect, segment or caption",
+            hint="a run of classify, regress, detect, segment or caption",
         )
 
     def export_steps(self, head: nn.Module, outputs: dict[str, Tensor]) -> dict[str, ExportStep]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from foveate.errors import UsageError
 from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
-from foveate.modeling.classifiers.logistic import LabeledFeatures, Solution
+from foveate.modeling.classifiers.logistic import LabeledFeatures
+from foveate.modeling.classifiers.solution import Solution
 from foveate.registry import Registry
 from foveate.types import Decision
 
@@ -101,7 +102,8 @@ class Tuning(ABC):
         """
         set_linear_head(model.head, features.solution)
         strength, tried = features.solution.strength, features.solution.tried
-        return [Decision("head.C", strength, reason_of_strength(strength, tried, features))]
+        reason = reason_of_strength(strength, tried, features)
+        return [Decision("head.penalty" if features.numeric else "head.C", strength, reason)]
 
     def prepare_for_tensors(self, model: Adaptable, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Called before the tensors of a run are loaded; may resize what depends on its data."""
@@ -145,6 +147,8 @@ def reason_of_strength(
 ) -> Message:
     """Return why a regularization strength was chosen: its loss among those that were tried."""
     loss = tried[strength]
+    if features.numeric:
+        return _reason_of_penalty(strength, tried, features)
     if math.isnan(loss):
         text = "default: no choice by cross-validation, which needs two classes outside each fold"
         return Message("choice.no_usable_fold", text)
@@ -158,6 +162,24 @@ def reason_of_strength(
         most=max(tried),
     )
     return with_end_of_range(reason, strength, tried)
+
+
+def _reason_of_penalty(
+    penalty: float, tried: Mapping[float, float], features: LabeledFeatures
+) -> Message:
+    if math.isnan(tried[penalty]):
+        return Message("choice.one_fold", "default: too few groups of images to choose by")
+    reason = Message(
+        "choice.squared_error_of_numbers",
+        "mean squared error {error} of standardized numbers over {folds}, the lowest for {count} "
+        "values from {least:g} to {most:g}",
+        error=f"{tried[penalty]:.3f}",
+        folds=folds_text(features),
+        count=len(tried),
+        least=min(tried),
+        most=max(tried),
+    )
+    return with_end_of_range(reason, penalty, tried)
 
 
 def with_end_of_range(reason: Message, value: float, tried: Collection[float]) -> Message:

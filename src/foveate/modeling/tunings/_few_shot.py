@@ -20,12 +20,14 @@ class FewShotTuning(Tuning):
 
     Attributes:
         l2_normalize: Scale features to length 1.
+        learns_numbers: Whether it fits numbers as well as classes.
         default_scale: Factor from scores to logits, if there are too few images to choose one.
     """
 
     needs_steps: ClassVar[bool] = False
     l2_normalize: ClassVar[bool] = False
     default_scale: ClassVar[float] = DEFAULT_SCALE
+    learns_numbers: ClassVar[bool] = False
 
     def apply(self, model: Adaptable) -> None:
         head: Any = model.head
@@ -34,6 +36,9 @@ class FewShotTuning(Tuning):
             raise UsageError(
                 "the head of this task has no closed-form solution", where="tuning", hint=hint
             )
+        if not (model.classes or self.learns_numbers):
+            hint = "--tuning probe fits the head to numbers in closed form"
+            raise UsageError("this tuning learns classes only", where="tuning", hint=hint)
         model.backbone.requires_grad_(False)
         head.requires_grad_(True)
         head.l2_normalize = self.l2_normalize

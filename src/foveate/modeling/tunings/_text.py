@@ -206,7 +206,7 @@ def require_text_backbone(model: Adaptable) -> TextBackbone:
             where="backbone.name",
             hint=hint,
         )
-    if not hasattr(model.head, "linear"):
+    if not (hasattr(model.head, "linear") and model.classes):
         hint = "--backbone hf:google/owlv2-base-patch16-ensemble for boxes, "
         hint += "hf:CIDAS/clipseg-rd64-refined for masks"
         raise UsageError(

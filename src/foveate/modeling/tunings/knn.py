@@ -58,7 +58,7 @@ class Knn(Tuning):
     Settings: ClassVar[type[TuningSettings]] = KnnSettings
 
     def apply(self, model: Adaptable) -> None:
-        if not hasattr(model.head, "feature_vector"):
+        if not (hasattr(model.head, "feature_vector") and model.classes):
             raise UsageError(
                 "nearest neighbors support classification only",
                 where="tuning",

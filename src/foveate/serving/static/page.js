@@ -123,6 +123,11 @@ function sentence(response) {
     if (response.ood > OOD_LIMIT) doubts.push(text("unfamiliar"));
     return prediction + confidence + (doubts.length ? ` (${doubts.join(", ")})` : "");
   }
+  if (typeof prediction === "number") {
+    const short = value => Number(value.toPrecision(4));
+    const interval = "low" in response ? ` [${short(response.low)}, ${short(response.high)}]` : "";
+    return short(prediction) + interval;
+  }
   if (isRegions(prediction)) return Object.keys(prediction).join(", ") || text("none");
   if (!Array.isArray(prediction)) return String(prediction);
   const boxes = boxesOf(response), count = name => boxes.filter(each => each.name === name).length;

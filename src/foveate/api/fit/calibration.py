@@ -1,0 +1,124 @@
+"""What validation images say about the predictions of a fitted model, saved in its run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from foveate.data.dataset import ImageDataset
+from foveate.data.tables import label_names
+from foveate.evaluation.calibration import (
+    COVERAGE,
+    MIN_IMAGES,
+    Calibration,
+    FeatureSpace,
+    fit_temperature,
+)
+from foveate.evaluation.conformal import IntervalCalibration
+from foveate.inference.engine import collect_features, predict_dataset
+from foveate.modeling.datasets import eval_dataset
+from foveate.predictions import Labels, Number
+from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE
+from foveate.training.head_init import OutOfFold
+from foveate.training.job import Job
+from foveate.utils import log
+from foveate.utils.device import ComputeMode, to_device
+
+_FEATURE_SPACE_IMAGES = 256  # training images that span the feature space
+
+
+def predict_for_job(job: Job, dataset: ImageDataset) -> list[Any]:
+    """Predict with the current model of a job, which is on the CPU afterwards."""
+    training, mode = job.recipe.training, ComputeMode.for_inference(job.recipe.training)
+    model = to_device(job.model, job.device, mode)
+    result = predict_dataset(model, dataset, training.batch_size, job.device, mode)
+    job.model.cpu()
+    return result.predictions
+
+
+def calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None:
+    """Fit and save what validation images say about predictions of labels or numbers.
+
+    Args:
+        job: The fit.
+        out_of_fold: Probabilities of left-out training images, several times as many as validation
+            images, for a better estimate of the temperature.
+
+    Returns:
+        What the outcome of the run tells; None for other tasks, and if there are too few images.
+    """
+    predicted = job.model.task.prediction_type
+    if predicted is Number:
+        return _calibrate_numbers(job)
+    if predicted is Labels and not job.model.multilabel:
+        return _calibrate_labels(job, out_of_fold)
+    return None
+
+
+def _calibrate_numbers(job: Job) -> dict[str, Any] | None:
+    """Fit and save the errors on validation images, from which intervals are made."""
+    dataset = job.dataset("val")
+    if len(dataset) < MIN_IMAGES:
+        log.info(
+            f"no intervals: that takes {MIN_IMAGES} images for validation, and there are "
+            f"{len(dataset):,}"
+        )
+        return None
+    predicted = np.array([each.value for each in predict_for_job(job, dataset)])
+    targets = [each.target for each in dataset.samples]
+    numbers = np.array([each.value for each in targets if isinstance(each, Number)])
+    calibration = IntervalCalibration.fit(predicted, numbers)
+    job.run.write_json(CALIBRATION_FILE, calibration.row())
+    return {"images": len(numbers), "radius": calibration.radius(COVERAGE)}
+
+
+def _calibrate_labels(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None:
+    """Fit and save the calibration and the feature space."""
+    val, train = job.dataset("val").samples, job.dataset("train").samples
+    if min(len(val), len(train)) < MIN_IMAGES:
+        log.info(
+            f"not calibrated: that takes {MIN_IMAGES} images for training and {MIN_IMAGES} for "
+            f"validation, and there are {len(train):,} and {len(val):,}; predictions will state no "
+            "prediction set, abstention or out-of-distribution score"
+        )
+        return None
+    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FEATURE_SPACE_IMAGES]
+    sampled = [train[index] for index in sorted(drawn.tolist())]
+    parts = [
+        _predict_with_features(
+            job, eval_dataset(job.model, samples, job.scanned.cache, job.recipe.seed)
+        )
+        for samples in (sampled, val)
+    ]
+    (_, features), (predictions, val_features) = parts
+    classes = job.model.classes
+    scores = np.stack([each.scores for each in predictions]).astype(float)
+    labels = np.array([classes.index(label_names(sample)[0]) for sample in val])
+    temperature = fit_temperature(scores, labels)
+    if out_of_fold is not None:
+        temperature = fit_temperature(
+            np.concatenate([scores, out_of_fold.probabilities]),
+            np.concatenate([labels, out_of_fold.labels]),
+        )
+    calibration = Calibration.fit(
+        scores, labels, val_features, FeatureSpace.fit(features), temperature
+    )
+    job.run.write_json(CALIBRATION_FILE, calibration.row())
+    tensors = {
+        name: torch.from_numpy(getattr(calibration.feature_space, name)).half()
+        for name in ("mean", "directions")
+    }
+    job.run.write_tensors(FEATURE_SPACE_FILE, tensors)
+    return {
+        "temperature": temperature,
+        "images": len(val),
+        "left_out": 0 if out_of_fold is None else len(out_of_fold.labels),
+    }
+
+
+def _predict_with_features(job: Job, dataset: ImageDataset) -> tuple[list[Any], np.ndarray]:
+    """Predictions, and pooled features (N, D)."""
+    with collect_features(job.model) as features:
+        return predict_for_job(job, dataset), torch.cat(features).numpy()
