@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from foveate.errors import DataError
+from foveate.api.evaluate import evaluate
+from foveate.errors import DataError, UsageError
 from foveate.evaluation.intervals import bootstrap, wilson
 from foveate.evaluation.metrics import METRICS, metric_for, paired_difference
 from foveate.evaluation.metrics.labels import LabelMetric
+from foveate.evaluation.operating_point import OperatingPoint
+from foveate.modeling.tasks import DataFacts
+from foveate.modeling.tasks._positive import choose_positive
+from foveate.modeling.tasks.classify import Classify
 from foveate.predictions import Labels
+from foveate.recipe import with_settings
+from foveate.reporting import plots
+from foveate.run.folder import Run
+from helpers import fit_unevaluated
 
 NAMES = tuple("abcdefgh")
 
@@ -204,3 +213,168 @@ def filled_metric(multilabel: bool, seed: int, indices=None) -> LabelMetric:
             pair = [("abc"[int(row.argmax())],), ("abc"[int(targets[index].argmax())],)]
         metric.update(Labels(pair[0], row), Labels(pair[1]))
     return metric
+
+
+# --- two classes: the positive one, its ROC curve and a threshold
+
+
+def binary_metric(scores, positive, settings=None):
+    """The metric of classes 'ok' and 'bad'; `scores`: probabilities of 'bad'."""
+    metric = metric_for(Labels, ("ok", "bad"), settings=settings)
+    for score, is_bad in zip(scores, positive, strict=True):
+        row = np.array([1 - score, score], dtype=np.float32)
+        metric.update(
+            Labels(("bad" if score >= 0.5 else "ok",), row), Labels(("bad" if is_bad else "ok",))
+        )
+    return metric
+
+
+def draw_binary(count=80, seed=0):
+    rng = np.random.default_rng(seed)
+    positive = rng.random(count) < 0.4
+    scores = np.round((0.3 * positive + rng.random(count) * 0.7), 2)  # with ties
+    return scores, positive
+
+
+def test_the_roc_curve_agrees_with_scikit_learn():
+    scores, positive = draw_binary()
+    result = binary_metric(scores, positive).compute()
+    rates, sensitivities = result.tables["binary"]["roc"]
+    expected = reference.roc_curve(
+        positive, np.float32(scores).astype(float), drop_intermediate=False
+    )
+    np.testing.assert_allclose(rates, expected[0], atol=1e-12)
+    np.testing.assert_allclose(sensitivities, expected[1], atol=1e-12)
+
+
+def test_sensitivity_and_specificity_have_the_images_of_their_class():
+    scores, positive = draw_binary()
+    numbers = binary_metric(scores, positive).compute().numbers
+    predicted = np.float32(scores) >= 0.5
+    sensitivity, specificity = numbers["sensitivity"], numbers["specificity"]
+    assert sensitivity.value == reference.recall_score(positive, predicted)
+    assert specificity.value == reference.recall_score(positive, predicted, pos_label=False)
+    assert (sensitivity.count, specificity.count) == (positive.sum(), (~positive).sum())
+    low, high = wilson(int((predicted & positive).sum()), int(positive.sum()))
+    assert (sensitivity.low, sensitivity.high) == (low, high)
+
+
+def test_another_positive_class_swaps_the_two():
+    scores, positive = draw_binary()
+    one, other = (
+        binary_metric(scores, positive, settings).compute().numbers
+        for settings in (None, {"positive": "ok"})
+    )
+    assert other["sensitivity"] == one["specificity"]
+    assert other["auroc"].value == pytest.approx(one["auroc"].value, abs=1e-6)
+    assert other["average_precision"].value == pytest.approx(
+        reference.average_precision_score(~positive, 1 - np.float32(scores)), abs=1e-6
+    )
+
+
+def test_one_class_alone_has_no_curve():
+    result = binary_metric([0.2, 0.8], [True, True]).compute()
+    assert "binary" not in result.tables
+    assert not {"auroc", "sensitivity", "specificity"} & result.numbers.keys()
+
+
+@pytest.mark.parametrize("value", [0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("goal", ["sensitivity", "specificity"])
+def test_the_threshold_reaches_its_goal_and_no_better_one_does(goal, value):
+    scores, positive = draw_binary()
+    chosen = OperatingPoint.choose(scores, positive, goal, value)
+
+    def reached(threshold):
+        predicted = scores >= threshold
+        sensitivity, specificity = predicted[positive].mean(), (~predicted)[~positive].mean()
+        return (sensitivity, specificity) if goal == "sensitivity" else (specificity, sensitivity)
+
+    own, rest = reached(chosen.threshold)
+    assert own >= value
+    others = [reached(each) for each in [*np.unique(scores), 1.5]]
+    assert rest == max(other for each, other in others if each >= value)
+
+
+def test_a_class_without_validation_images_gives_no_threshold():
+    assert OperatingPoint.choose(np.array([0.5]), np.array([False]), "sensitivity", 0.9) is None
+
+
+def test_scores_at_the_threshold_count_from_it_on():
+    scores, positive = np.array([0.1, 0.3, 0.6, 0.7]), np.array([False, True, False, True])
+    chosen = OperatingPoint(0.25, "sensitivity", 0.9, 40)
+    result = binary_metric(scores, positive, {"operating_point": chosen}).compute()
+    assert result.numbers["sensitivity_at_threshold"].value == 1.0
+    assert result.numbers["specificity_at_threshold"].value == 0.5
+    assert result.tables["binary"]["points"][1] == {"sensitivity": 1.0, "specificity": 0.5}
+    assert result.tables["binary"]["operating_point"]["threshold"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive"),
+    [
+        (("normal", "tumor"), "tumor"),
+        (("pneumonia", "Normal"), "pneumonia"),
+        (("crack", "no_crack"), "crack"),
+        (("crack", "nocrack"), "crack"),
+        (("abnormal", "normal"), "abnormal"),
+        (("not_normal", "normal"), "not_normal"),
+        (("benign tissue", "malignant tissue"), "malignant tissue"),
+        (("0", "1"), "1"),
+        (("defect", "ok"), "defect"),
+        (("缺陷", "正常"), "缺陷"),
+        (("cat", "dog"), "dog"),  # the names do not tell
+        (("good", "ok"), "ok"),
+    ],
+)
+def test_the_positive_class_is_chosen_by_the_names(classes, positive):
+    decision = choose_positive(classes)
+    assert (decision.field, decision.value) == ("positive", positive)
+    told = "the names do not tell" not in str(decision.reason)
+    assert told == (classes not in {("cat", "dog"), ("good", "ok")})
+
+
+def resolved(settings, classes=("cat", "dog"), multilabel=False):
+    facts = DataFacts(multilabel, closed_form=True)
+    targets = [Labels((name,)) for name in classes]
+    decisions = Classify.resolve_settings(settings, targets, classes, facts)
+    return {decision.field: decision.value for decision in decisions}
+
+
+def test_a_stated_positive_class_is_kept_and_must_exist():
+    assert "positive" not in resolved({"positive": "cat"})
+    with pytest.raises(UsageError, match=r"no class is called 'cats'(.|\n)*cat"):
+        resolved({"positive": "cats"})
+    assert "positive" not in resolved({}, ("a", "b", "c"))
+    assert resolved({"positive": "a"}, ("a", "b", "c"))["positive"] == ""
+    with pytest.raises(UsageError, match="a threshold needs two classes"):
+        resolved({"at_sensitivity": 0.9}, ("a", "b", "c"))
+    with pytest.raises(UsageError, match="a threshold needs two classes"):
+        resolved({"at_specificity": 0.9}, multilabel=True)
+    with pytest.raises(UsageError, match="cannot be chosen by both"):
+        resolved({"at_sensitivity": 0.9, "at_specificity": 0.9})
+
+
+def test_a_run_chooses_the_threshold_on_validation_images(stripes, quick, tmp_path):
+    recipe = with_settings(
+        quick,
+        {"task": "classify", "task.positive": "lying", "task.at_sensitivity": 0.8, "data.val": 0.4},
+    )
+    run = Run.open(fit_unevaluated(recipe, tmp_path / "run").run)
+    point = run.outcome()["operating_point"]
+    assert (point["goal"], point["value"]) == ("sensitivity", 0.8)
+    val, test = (evaluate(run.folder, split=split).scores for split in ("val", "test"))
+    assert val.numbers["sensitivity_at_threshold"].value >= 0.8
+    assert test.tables["binary"]["operating_point"] == point
+    assert test.tables["binary"]["positive"] == "lying"
+    assert test.numbers["sensitivity_at_threshold"].low is not None
+    (report,) = run.folder.glob("evaluations/test/report.html")
+    text = report.read_text(encoding="utf-8")
+    assert "The positive class is lying" in text
+    assert "which reached the sensitivity 0.80" in text
+
+
+@pytest.mark.figures
+def test_the_roc_plot_shows_both_points():
+    point = {"sensitivity": 0.8, "specificity": 0.7}
+    one, both = (plots.roc_curve(([0, 1], [0, 1]), [point] * n) for n in (1, 2))
+    assert one.count("#d1603d") == 0 < both.count("#d1603d")

@@ -17,6 +17,7 @@ from foveate.errors import RunError, UsageError
 from foveate.evaluation import conformal
 from foveate.evaluation.calibration import Calibration, FeatureSpace
 from foveate.evaluation.conformal import IntervalCalibration
+from foveate.evaluation.operating_point import OperatingPoint
 from foveate.inference.engine import (
     BatchPredictions,
     collect_features,
@@ -77,6 +78,8 @@ class Predictor(ImagePredictor[DecodedImage]):
         calibration: Fitted to validation images, if there were enough of them. Then probabilities
             are calibrated, sets and intervals have the requested coverage, and uncertain
             predictions abstain.
+        operating_point: Threshold of two classes, if the recipe asked for one; scores tell what it
+            reaches. Predictions do not use it.
     """
 
     def __init__(self, run: Run, recipe: Recipe, model: Model, device: torch.device) -> None:
@@ -87,6 +90,8 @@ class Predictor(ImagePredictor[DecodedImage]):
         self.mode = ComputeMode.for_inference(recipe.training)
         self.model = to_device(model, device, self.mode)
         self.calibration = _read_calibration(run)
+        chosen = None if run.adaptation() else run.outcome().get("operating_point")
+        self.operating_point = chosen and OperatingPoint.from_row(chosen)
         self._cache = self.new_cache(keep=False)
 
     @property
@@ -97,6 +102,11 @@ class Predictor(ImagePredictor[DecodedImage]):
             "license": self.run.outcome().get("license", "not stated"),
             "precision": self.mode.precision,
         }
+
+    @property
+    def metric_settings(self) -> dict[str, Any]:
+        """What the run adds to the settings of its metric."""
+        return {"operating_point": self.operating_point}
 
     def new_cache(self, keep: bool) -> ImageCache:
         """Return a cache that decodes images as this run does."""

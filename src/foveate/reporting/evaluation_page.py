@@ -12,7 +12,7 @@ from foveate.messages import Message
 from foveate.reporting.rendering import Text, Thumbnail, render
 from foveate.types import Score, Scores
 
-_FIGURES = ("confusion", "calibration", "precision", "scatter", "training")
+_FIGURES = ("confusion", "calibration", "precision", "roc", "scatter", "training")
 _COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # rows of the table of risk and coverage
 
 
@@ -193,6 +193,8 @@ def write_report(page: EvaluationPage, path: Path) -> None:
             plots.reliability(tables["reliability"]),
             plots.risk_coverage(*tables["risk"]),
         ]
+    if "binary" in tables:
+        figures["roc"] = plots.roc_curve(tables["binary"]["roc"], tables["binary"]["points"])
     if "scatter" in tables:
         figures["scatter"] = plots.scatter(tables["scatter"])
     if "pr" in tables:

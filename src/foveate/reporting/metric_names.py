@@ -65,9 +65,17 @@ _NAMES = {
     "rouge_l": Message("metric.rouge_l", "ROUGE-L"),
     "seconds": Message("metric.seconds", "seconds"),
     "self_retrieval": Message("metric.self_retrieval", "self retrieval"),
+    "sensitivity": Message("metric.sensitivity", "sensitivity"),
+    "sensitivity_at_threshold": Message(
+        "metric.sensitivity_at_threshold", "sensitivity at the chosen threshold"
+    ),
     "set_coverage": Message("metric.set_coverage", "set coverage"),
     "set_size": Message("metric.set_size", "set size"),
     "spearman": Message("metric.spearman", "Spearman's rank correlation"),
+    "specificity": Message("metric.specificity", "specificity"),
+    "specificity_at_threshold": Message(
+        "metric.specificity_at_threshold", "specificity at the chosen threshold"
+    ),
     "spread": Message("metric.spread", "spread"),
     "step": Message("metric.step", "step"),
     "top_5": Message("metric.top_5", "top-5 accuracy"),

@@ -154,6 +154,27 @@ def reliability(bins: list[dict[str, float]]) -> str:
     return _svg(figure)
 
 
+def roc_curve(roc: tuple[list[float], list[float]], points: list[dict[str, float]]) -> str:
+    """Draw an ROC curve as SVG, and where decisions lie on it.
+
+    Args:
+        roc: False positive rates and sensitivities of the curve.
+        points: Sensitivity and specificity of the predictions, and perhaps of a chosen threshold.
+    """
+    figure = Figure(figsize=(4.6, 4.2))
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+    axes.plot(*roc, color=_BLUE, linewidth=1.8)
+    styles = (("predictions", "o", _BLUE), ("chosen threshold", "D", _ORANGE))
+    for point, (name, marker, color) in zip(points, styles, strict=False):
+        x, y = 1 - point["specificity"], point["sensitivity"]
+        axes.plot(x, y, marker, color=color, markersize=7, label=name, linestyle="none")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1), ylim=(0, 1.02))
+    _style(axes, grid=True)
+    axes.legend(frameon=False, loc="lower right")
+    return _svg(figure)
+
+
 def scatter(points: dict[str, list[float]]) -> str:
     """Draw predicted against true numbers as SVG, with prediction intervals where there are any.
 

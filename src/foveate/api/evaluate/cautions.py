@@ -30,18 +30,20 @@ def score_cautions(scores: Scores) -> list[Message]:
 
 
 def cautions_for(
-    predictor: Predictor, scanned: ScannedTable, split: str, own: bool
+    predictor: Predictor, scanned: ScannedTable, scores: Scores, split: str, own: bool
 ) -> list[Message]:
     """Return the cautions about the scores of a run.
 
     Args:
         predictor: The run.
         scanned: The images that were evaluated.
+        scores: The scores.
         split: Of the images.
         own: Whether they are the run's own images.
     """
     run, count = predictor.run, len(scanned.hashes)
-    cautions = [message_from(row) for row in run.outcome().get("cautions", [])] if own else []
+    cautions = score_cautions(scores)
+    cautions += [message_from(row) for row in run.outcome().get("cautions", [])] if own else []
     cautions += _overlap_cautions(predictor, scanned)
     if own and split == "val":
         cautions += _selection_cautions(predictor)

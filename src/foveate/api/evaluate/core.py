@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.api.evaluate.cautions import cautions_for, score_cautions
+from foveate.api.evaluate.cautions import cautions_for
 from foveate.api.evaluate.ood import detect_ood
 from foveate.api.evaluate.page import build_page
 from foveate.api.evaluate.result import EvaluateResult
@@ -107,15 +107,14 @@ def _evaluate(
         predictions = predictor.predict_samples(samples, cache, bar.advance).predictions
         inference_seconds = time.perf_counter() - inference_start
     ood = detect_ood(predictor, predictions, extras.ood) if extras.ood else None
-    metric = score_predictions(predictions, samples, predictor.model)
+    metric = score_predictions(predictions, samples, predictor.model, predictor.metric_settings)
     scores = metric.compute()
     main = scores.numbers[scores.main]
     corrupted = score_corrupted(predictor, samples, cache, main) if extras.corrupt else None
     slices = (
         score_slices(predictor, samples, predictions, extras.slices, main) if extras.slices else []
     )
-    cautions = score_cautions(scores)
-    cautions += cautions_for(predictor, scanned, split, own=source.path is None)
+    cautions = cautions_for(predictor, scanned, scores, split, own=source.path is None)
     shift = compare_domains(own.metric, own.scores, metric, scores) if own else None
     cautions += class_cautions(shift) if shift else []
     result = EvaluateResult(

@@ -14,15 +14,19 @@ from foveate.evaluation.calibration import (
     MIN_IMAGES,
     Calibration,
     FeatureSpace,
+    apply_temperature,
     fit_temperature,
 )
 from foveate.evaluation.conformal import IntervalCalibration
+from foveate.evaluation.operating_point import Goal, OperatingPoint
 from foveate.inference.engine import collect_features, predict_dataset
+from foveate.messages import Message
 from foveate.modeling.datasets import eval_dataset
 from foveate.predictions import Labels, Number
 from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE
 from foveate.training.head_init import OutOfFold
 from foveate.training.job import Job
+from foveate.types import Decision
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, to_device
 
@@ -122,3 +126,37 @@ def _predict_with_features(job: Job, dataset: ImageDataset) -> tuple[list[Any], 
     """Predictions, and pooled features (N, D)."""
     with collect_features(job.model) as features:
         return predict_for_job(job, dataset), torch.cat(features).numpy()
+
+
+def choose_operating_point(job: Job, temperature: float) -> OperatingPoint | None:
+    """Choose the threshold that the recipe asks for, on the validation images.
+
+    Args:
+        job: The fit.
+        temperature: That the predictor of the run applies to the probabilities.
+
+    Returns:
+        None if the recipe asks for none, or no validation image has the class that it needs.
+    """
+    settings, val = job.model.task.settings, job.dataset("val")
+    goals: dict[Goal, float | None] = {
+        "sensitivity": getattr(settings, "at_sensitivity", None),
+        "specificity": getattr(settings, "at_specificity", None),
+    }
+    goal, value = next(((name, value) for name, value in goals.items() if value), (None, None))
+    if goal is None or value is None:
+        return None
+    classes = job.model.classes
+    chosen = None
+    if len(val):
+        scores = np.stack([each.scores for each in predict_for_job(job, val)]).astype(float)
+        own = apply_temperature(scores, temperature)[:, classes.index(settings.positive)]
+        positive = np.array([label_names(each)[0] == settings.positive for each in val.samples])
+        chosen = OperatingPoint.choose(own, positive, goal, value)
+    if chosen is None:
+        log.warning(f"no validation image tells anything about the {goal}: there is no threshold")
+        return None
+    text = "reaches the {goal} {value:g} on {images:validation image|validation images}"
+    reason = Message("choice.threshold", text, goal=goal, value=value, images=len(val))
+    job.run.record([Decision("threshold", round(chosen.threshold, 4), reason)])
+    return chosen

@@ -14,7 +14,7 @@ from typing import Any
 from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.page import old_and_new_scores
 from foveate.api.evaluate.result import EvaluateResult
-from foveate.api.fit.calibration import calibrate, predict_for_job
+from foveate.api.fit.calibration import calibrate, choose_operating_point, predict_for_job
 from foveate.data.scan import without_images
 from foveate.data.splits import duplicate_groups, split_table, subsample_shots
 from foveate.data.tables import label_text
@@ -232,6 +232,9 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     result["calibration"] = calibrate(
         job, None if job.model.tuning.needs_steps else head_fit.out_of_fold
     )
+    temperature = (result["calibration"] or {}).get("temperature", 1.0)
+    chosen = choose_operating_point(job, temperature)
+    result["operating_point"] = chosen and asdict(chosen)
     if before_parts:
         result["parts"] = {"before": before_parts, "after": _old_and_new_scores(job)}
     job.run.finish(result)

@@ -19,8 +19,10 @@ from foveate.evaluation.calibration import (
     reliability_bins,
     risk_coverage_curve,
 )
-from foveate.evaluation.intervals import bootstraps, wilson
+from foveate.evaluation.intervals import bootstraps
 from foveate.evaluation.metrics import Metric, with_interval
+from foveate.evaluation.metrics._ranking import RankedScores, binary_scores, proportion
+from foveate.evaluation.operating_point import OperatingPoint
 from foveate.predictions import Labels
 from foveate.types import Score, Scores
 
@@ -36,6 +38,10 @@ _SINGLE_LABEL_ORDER = (
     "log_loss",
     "auroc",
     "average_precision",
+    "sensitivity",
+    "specificity",
+    "sensitivity_at_threshold",
+    "specificity_at_threshold",
     "expected_calibration_error",
     "calibration_error_by_chance",
 )
@@ -52,7 +58,10 @@ class LabelMetric(Metric):
     - `weighted_f1`: the same, weighted by target images;
     - `top_5`: only with more than five classes;
     - `log_loss`;
-    - `auroc`, `average_precision`: only with two classes, of which classes[1] is the positive one;
+    - `auroc`, `average_precision`, `sensitivity`, `specificity`: only with two classes, both among
+      the targets; the positive one is named by the settings, or else classes[1];
+    - `sensitivity_at_threshold`, `specificity_at_threshold`: the same at the threshold that the
+      settings name;
     - `expected_calibration_error`: 15 bins of equal width over the confidence (Guo et al. 2017);
     - `calibration_error_by_chance`: its mean if predictions were right exactly as often as their
       confidence says;
@@ -110,7 +119,7 @@ class LabelMetric(Metric):
             `per_class`: class, precision, recall, f1, count (target images), and for multi-label
             average_precision and auroc, None where undefined; precision and recall of nothing are
             0. `tables`, not for multi-label: `classes`, `confusion` (K target rows by K predicted
-            columns), and where there are scores `reliability` and `risk`.
+            columns), where there are scores `reliability` and `risk`, and of two classes `binary`.
 
         Raises:
             DataError: There were no updates.
@@ -123,9 +132,29 @@ class LabelMetric(Metric):
             return _multilabel(self.classes, target, predicted, scores)
         target, predicted = (np.array(rows)[:, 0] for rows in (self._targets, self._predicted))
         result = _single_label(self.classes, target, predicted, scores)
+        if scores is not None and len(self.classes) == 2:
+            self._add_binary(result, target, predicted, scores)
         if len(self._sets) == len(target):
             result.numbers.update(_set_scores([self.classes[i] for i in target], self._sets))
         return result
+
+    def _add_binary(
+        self, result: Scores, target: np.ndarray, predicted: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Add the scores of the positive class, if both classes occur."""
+        name = self.settings.get("positive") or self.classes[1]
+        index = self._index[name]
+        positive = target == index
+        if positive.all() or not positive.any():
+            return
+        ranking = _binary_ranking(positive, scores[:, index])
+        chosen: OperatingPoint | None = self.settings.get("operating_point")
+        binary = binary_scores(name, positive, predicted == index, scores[:, index], chosen)
+        added = _with_bootstraps([ranking], len(target)) | binary.numbers
+        result.tables["binary"] = binary.table
+        numbers = {**result.numbers, **added}
+        result.numbers.clear()
+        result.numbers.update(_in_order(numbers))
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         """Return the accuracy on a resample; with multi-label the mAP, without scores macro F1."""
@@ -142,7 +171,7 @@ class LabelMetric(Metric):
                 return float(_multilabel_f1s(*(each[indices].sum(0) for each in members))[0])
 
             return macro_f1
-        ranking = _multilabel_ranking(target, [*map(_RankedScores, target.T, scores.T)])
+        ranking = _multilabel_ranking(target, [*map(RankedScores, target.T, scores.T)])
         return lambda indices: float(ranking.on_resample(indices)[0])
 
     def sample_loss(self, prediction: Labels, target: Labels) -> float:
@@ -239,13 +268,11 @@ def _single_label(
     size, count = len(classes), len(target)
     hits = predicted == target
     statistics = [_class_averages(target, predicted, size)]
-    numbers = {"accuracy": _proportion(hits)}
+    numbers = {"accuracy": proportion(hits)}
     if scores is not None:
         statistics.append(_log_loss(target, scores))
-        if size == 2 and 0 < target.sum() < count:
-            statistics.append(_binary_ranking(target, scores))
         if size > 5:
-            numbers["top_5"] = _proportion(_in_top(5, scores, target))
+            numbers["top_5"] = proportion(_in_top(5, scores, target))
     numbers |= _with_bootstraps(statistics, count)
     confusion = np.bincount(target * size + predicted, minlength=size * size).reshape(size, size)
     tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
@@ -257,8 +284,13 @@ def _single_label(
         numbers["calibration_error_by_chance"] = Score(by_chance, count=count)
         tables["reliability"] = reliability_bins(confidence, hits)
         tables["risk"] = [part.tolist() for part in risk_coverage_curve(confidence, hits)]
-    ordered = {name: numbers[name] for name in _SINGLE_LABEL_ORDER if name in numbers}
-    return Scores(ordered, _rows(classes, *_class_counts(target, predicted, size)), tables)
+    return Scores(
+        _in_order(numbers), _rows(classes, *_class_counts(target, predicted, size)), tables
+    )
+
+
+def _in_order(numbers: dict[str, Score]) -> dict[str, Score]:
+    return {name: numbers[name] for name in _SINGLE_LABEL_ORDER if name in numbers}
 
 
 def _class_averages(target: np.ndarray, predicted: np.ndarray, size: int) -> _Statistics:
@@ -278,11 +310,11 @@ def _log_loss(target: np.ndarray, scores: np.ndarray) -> _Statistics:
     )
 
 
-def _binary_ranking(target: np.ndarray, scores: np.ndarray) -> _Statistics:
-    ranking = _RankedScores(target == 1, scores[:, 1])
+def _binary_ranking(positive: np.ndarray, scores: np.ndarray) -> _Statistics:
+    ranking = RankedScores(positive, scores)
 
     def on_resample(indices: np.ndarray) -> np.ndarray:
-        return ranking.areas(np.bincount(indices, minlength=len(target)))
+        return ranking.areas(np.bincount(indices, minlength=len(positive)))
 
     names = ("auroc", "average_precision")
     return _Statistics(dict(zip(names, ranking.areas(), strict=True)), on_resample)
@@ -326,7 +358,7 @@ def _set_scores(targets: list[str], sets: list[tuple[str, ...]]) -> dict[str, Sc
     """How often prediction sets contain the target, and how large they are."""
     covered = np.array([name in names for name, names in zip(targets, sets, strict=True)])
     size = Score(float(np.mean([len(names) for names in sets])), count=len(sets))
-    return {"set_coverage": _proportion(covered), "set_size": size}
+    return {"set_coverage": proportion(covered), "set_size": size}
 
 
 # --- any number of classes per image
@@ -340,16 +372,16 @@ def _multilabel(
     statistics, rounds = [_multilabel_f1(target, predicted)], _ROUNDS
     rows = _rows(classes, *(each.sum(0) for each in (target, predicted, target & predicted)))
     if scores is not None:
-        rankings = [*map(_RankedScores, target.T, scores.T)]
+        rankings = [*map(RankedScores, target.T, scores.T)]
         rows = [row | _ranking_columns(each) for row, each in zip(rows, rankings, strict=True)]
         statistics.insert(0, _multilabel_ranking(target, rankings))
         rounds = int(np.clip(_WORK // (count * size), _MIN_ROUNDS, _ROUNDS))
     numbers = _with_bootstraps(statistics, count, rounds)
-    numbers["exact_match"] = _proportion((target == predicted).all(1))
+    numbers["exact_match"] = proportion((target == predicted).all(1))
     return Scores(numbers, rows)
 
 
-def _multilabel_ranking(target: np.ndarray, rankings: list[_RankedScores]) -> _Statistics:
+def _multilabel_ranking(target: np.ndarray, rankings: list[RankedScores]) -> _Statistics:
     def on_resample(indices: np.ndarray) -> np.ndarray:
         weights = np.bincount(indices, minlength=len(target))
         return _mean_of_defined(np.stack([each.areas(weights) for each in rankings]))[::-1]
@@ -390,52 +422,9 @@ def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
 # --- both
 
 
-class _RankedScores:
-    """The scores of one class, sorted once: a resample only changes the weights of its images.
-
-    Args:
-        positive: (N,) bool, which images have the class.
-        scores: (N,) of the class.
-    """
-
-    def __init__(self, positive: np.ndarray, scores: np.ndarray) -> None:
-        self._order = np.argsort(-scores, kind="stable")
-        self._positive = positive[self._order].astype(np.float64)
-        # images with equal scores are one step of the curve: the index of the last one of each
-        steps = np.flatnonzero(np.diff(scores[self._order]))
-        self._step_ends = np.append(steps, len(scores) - 1)
-
-    def areas(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Return (2,): the area under the ROC curve (trapezoids) and the average precision (steps).
-
-        Args:
-            weights: (N,) how often each image counts; default: once.
-
-        Returns:
-            nan where undefined.
-        """
-        counts = np.ones(len(self._order)) if weights is None else weights[self._order]
-        true_positives = np.cumsum(counts * self._positive)[self._step_ends]
-        retrieved = np.cumsum(counts)[self._step_ends]
-        positives, negatives = true_positives[-1], retrieved[-1] - true_positives[-1]
-        if positives == 0:
-            return np.array([np.nan, np.nan])
-        gains = np.diff(true_positives, prepend=0)
-        precision = true_positives / np.maximum(retrieved, 1)  # 0 / 0 is 0
-        false_positives = np.diff(retrieved - true_positives, prepend=0)
-        trapezoids = (false_positives * (true_positives - gains / 2)).sum()
-        auroc = trapezoids / (positives * negatives) if negatives else np.nan
-        return np.array([auroc, (gains * precision).sum() / positives])
-
-
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, 0 where whole is 0."""
     return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
-
-
-def _proportion(hits: np.ndarray) -> Score:
-    successes, count = int(hits.sum()), len(hits)
-    return Score(successes / count, *wilson(successes, count), count)
 
 
 def _rows(
@@ -449,7 +438,7 @@ def _rows(
     return [dict(zip(keys, row, strict=True)) for row in zip(classes, *columns, strict=True)]
 
 
-def _ranking_columns(ranking: _RankedScores) -> dict[str, float | None]:
+def _ranking_columns(ranking: RankedScores) -> dict[str, float | None]:
     auroc, precision = ranking.areas().tolist()
     columns = {"average_precision": precision, "auroc": auroc}
     return {name: None if math.isnan(value) else value for name, value in columns.items()}

@@ -11,10 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foveate.errors import UnknownName, UsageError
 from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.tasks import DataFacts, ExplainableScore, Task, TaskSettings
 from foveate.modeling.tasks._linear import LinearHead, choose_features
+from foveate.modeling.tasks._positive import choose_positive
 from foveate.predictions import Labels
 from foveate.types import Batch, Decision, Provides, TargetTensors
 
@@ -45,6 +47,21 @@ class ClassifySettings(TaskSettings):
         "auto",
         description="weight of each class in the loss; auto: inverse frequency where class sizes "
         "differ twofold",
+    )
+    positive: str = Field(
+        "",
+        description="the positive one of two classes; default: by the names (normal, healthy, no_* "
+        "and the like are negative), else the second",
+    )
+    at_sensitivity: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="least sensitivity of two classes: its threshold is chosen on the validation "
+        "images and reported on the others",
+    )
+    at_specificity: float | None = Field(
+        None, gt=0, le=1, description="the same by the least specificity; instead of at_sensitivity"
     )
 
 
@@ -85,7 +102,12 @@ class Classify(Task):
             decisions.append(_choose_class_weights(targets, classes, facts.multilabel))
         if settings.get("features", "auto") == "auto":
             decisions.append(choose_features(len(targets), facts.closed_form))
-        return decisions
+        multilabel = settings.get("multilabel", facts.multilabel)
+        return decisions + _resolve_positive(settings, classes, multilabel)
+
+    def metric_settings(self, head: nn.Module) -> dict[str, Any]:
+        """Return the positive class, if there are two."""
+        return {"positive": self.settings.positive}
 
     def head(self, backbone: Backbone) -> nn.Module:
         map_widths = backbone.map_widths if Provides.MAPS in self.needs else ()
@@ -169,6 +191,38 @@ class Classify(Task):
             true = torch.where(targets > 0.5, output.sigmoid(), 1 - output.sigmoid())
             losses = losses * (1 - true) ** self.settings.gamma
         return losses
+
+
+def _resolve_positive(
+    settings: dict[str, Any], classes: tuple[str, ...], multilabel: bool
+) -> list[Decision]:
+    """Choose or check the positive class.
+
+    Raises:
+        UsageError: A setting needs two classes, or excludes another one.
+        UnknownName: There is no class of the name.
+    """
+    goals = [name for name in ("at_sensitivity", "at_specificity") if settings.get(name)]
+    stated = settings.get("positive", "")
+    if len(classes) != 2 or multilabel:
+        if goals:
+            raise UsageError(
+                "a threshold needs two classes, of which each image has one",
+                where=f"task.{goals[0]}",
+                why=f"there are {len(classes)} classes",
+                hint="leave it out, or merge the classes into two with data.classes",
+            )
+        text = "there are {count:class|classes}, and a positive one needs two"
+        reason = Message("choice.not_two_classes", text, count=len(classes))
+        return [Decision("positive", "", reason)] if stated else []
+    if len(goals) == 2:
+        hint = "state one of the two: the threshold that reaches it decides on the other"
+        raise UsageError("one threshold cannot be chosen by both", where="task", hint=hint)
+    if not stated:
+        return [choose_positive(classes)]
+    if stated not in classes:
+        raise UnknownName(stated, classes, kind="class", where="task.positive")
+    return []
 
 
 def _choose_class_weights(
