@@ -86,6 +86,8 @@ def test_numbers_and_their_images_are_read(tmp_path):
     ("name", "values", "format"),
     [
         ("label", [1.5, 2.25, 3], "numbers"),  # decimals are amounts
+        ("label", [1.5, 2.25, 3, "NA"], "numbers"),
+        ("label", [1, 2, 1, 2, "NA"], "table"),
         ("label", [0, 1, 2, 0, 1, 2], "table"),  # few whole numbers that repeat are classes
         ("label", list(range(25)), "numbers"),  # hardly any repeats
         ("count", [0, 1, 2, 0, 1, 2], "numbers"),  # the name of the column says so

@@ -21,13 +21,13 @@ def predict(
     device: str = "auto",
     strict: bool = False,
 ) -> "list[ImageResult]":
-    """Predict classes, boxes, masks or captions for images.
+    """Predict classes, numbers, boxes, masks or captions for images.
 
     Args:
         run: Run folder, or a file that `foveate export` wrote.
         images: Image files and folders.
-        coverage: Probability with which the set of classes contains the true one, if the run was
-            calibrated.
+        coverage: Probability with which the set of classes, or the interval of a number, contains
+            the true one, if the run was calibrated.
         risk: Highest error rate that is accepted; less certain predictions abstain.
         batch_size: Images per forward pass.
         device: Compute device: auto, cpu, cuda, cuda:1 or mps.

@@ -137,7 +137,7 @@ def _doubts(cells: list[Any]) -> Iterator[str]:
         yield f"the labels are JSON objects, such as {examples}"
         return
     numbers = [number for text in different if (number := finite_number(text)) is not None]
-    if not numbers or len(numbers) < len(different):
+    if 2 * len(numbers) <= len(different):  # a few may be missing: NA, unknown
         if nearly_all_differ(len(different), len(texts)):
             yield f"{len(different)} of the first {len(texts)} labels differ, such as {examples}"
     elif not all(map(float.is_integer, numbers)):
