@@ -178,17 +178,6 @@ def with_defaults(
     return with_settings(recipe, {each.field: each.value for each in decisions}), decisions
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Parse FIELD=VALUE: 'training.ema=0' -> ('training.ema', 0). The value is YAML."""
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise UsageError(f"--set needs FIELD=VALUE, got {text!r}", hint="--set training.ema=0")
-    try:
-        return dotted.strip(), parse_yaml(value)
-    except ValueError:
-        raise UsageError(f"--set {dotted}: the value is not YAML", why=f"got {value!r}") from None
-
-
 def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, last = dotted.split(".")
     target: dict[str, Any] = content
