@@ -12,7 +12,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-THUMBNAIL_SIZE = 32  # px of a thumbnail's side
+THUMBNAIL_SIZE = 64  # px of a thumbnail's side
+_COMPARED = 32  # px of the side of what whole images are compared by
 _CELLS = 8  # of the coarse grid, per side
 
 _BLOCK = 4_000_000  # similarities that are computed at once: 16 MB as float32
@@ -30,7 +31,7 @@ _SAME_TINT = 0.5  # cosine of the tints of two images, from which their colors a
 
 
 def gray_thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Reduce (H, W, 3) uint8 to (32, 32) uint8 gray levels, each the mean of its area."""
+    """Reduce (H, W, 3) uint8 to (64, 64) uint8 gray levels, each the mean of its area."""
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     return np.asarray(Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BOX))
 
@@ -46,14 +47,16 @@ def tint(pixels: np.ndarray) -> np.ndarray:
 
 
 def standardize(thumbnails: np.ndarray) -> np.ndarray:
-    """Turn (N, 32, 32) into (N, 1024) float32 rows of mean 0 and length 1.
+    """Turn (N, S, S), S a multiple of 32, into (N, 1024) float32 rows of mean 0 and length 1.
 
     The product of two rows is their Pearson correlation. Images of one color become 0.
     """
-    rows = np.array(thumbnails.reshape(len(thumbnails), THUMBNAIL_SIZE**2), dtype=np.float32)
+    factor = thumbnails.shape[1] // _COMPARED
+    cells = thumbnails.reshape(len(thumbnails), _COMPARED, factor, _COMPARED, factor)
+    rows = cells.mean((2, 4), dtype=np.float32).reshape(len(thumbnails), _COMPARED**2)
     rows -= rows.mean(axis=1, keepdims=True)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    rows *= np.where(lengths <= _UNIFORM * THUMBNAIL_SIZE, 0, 1 / np.maximum(lengths, _UNIFORM))
+    rows *= np.where(lengths <= _UNIFORM * _COMPARED, 0, 1 / np.maximum(lengths, _UNIFORM))
     return rows
 
 
@@ -70,7 +73,7 @@ def near_duplicates(
     correlation: it joins only its equals.
 
     Args:
-        thumbnails: (N, 32, 32) gray levels.
+        thumbnails: (N, S, S) gray levels, S a multiple of 32.
         threshold: The least correlation.
         tints: (N, 2, 64); without them colors are not compared.
 
@@ -86,7 +89,9 @@ def near_duplicates(
     return _renumber(clusters)
 
 
-def similar_pairs(rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+def similar_pairs(
+    rows: np.ndarray, threshold: float, others: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Yield the pairs of rows whose product is at least `threshold`, block by block.
 
     No pair of thumbnails is missed, and few are computed in full: the product of two rows is that
@@ -96,22 +101,29 @@ def similar_pairs(rows: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
     Args:
         rows: (N, D) float32 of length 1.
         threshold: The least product.
+        others: (N, D) rows of the second of each pair; by default the same.
 
     Yields:
-        (2, P) indices; the first of a pair is smaller than the second.
+        (2, P) indices; without `others` the first of a pair is smaller than the second.
     """
-    coarse = _bounding_rows(rows) if rows.shape[1] == THUMBNAIL_SIZE**2 else rows
+    second = rows if others is None else others
+    coarse, far_coarse = (
+        _bounding_rows(each) if rows.shape[1] == _COMPARED**2 else each for each in (rows, second)
+    )
     step = max(1, _BLOCK // max(1, len(rows)))
     for start in range(0, len(rows), step):
-        bounds = coarse[start : start + step] @ coarse[start:].T
+        after = start if others is None else 0
+        bounds = coarse[start : start + step] @ far_coarse[after:].T
         candidates = np.flatnonzero(bounds >= threshold - _ROUNDING)
         if len(candidates) > _MANY * bounds.size:
-            candidates = np.flatnonzero(rows[start : start + step] @ rows[start:].T >= threshold)
-        pairs = np.stack(np.divmod(candidates, bounds.shape[1])) + start
-        pairs = pairs[:, pairs[0] < pairs[1]]
+            products = rows[start : start + step] @ second[after:].T
+            candidates = np.flatnonzero(products >= threshold)
+        pairs = np.stack(np.divmod(candidates, bounds.shape[1])) + [[start], [after]]
+        if others is None:
+            pairs = pairs[:, pairs[0] < pairs[1]]
         for first in range(0, pairs.shape[1], _PAIRS):
             near, far = pairs[:, first : first + _PAIRS]
-            similar = np.einsum("pd,pd->p", rows[near], rows[far]) >= threshold
+            similar = np.einsum("pd,pd->p", rows[near], second[far]) >= threshold
             yield np.stack([near[similar], far[similar]])
 
 
@@ -128,7 +140,12 @@ def colors_agree(tints: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.nda
     Returns:
         (P,) bool.
     """
-    one, other = (_flatten(tints)[indices].astype(np.float32) for indices in (near, far))
+    return colors_agree_by_rows(tints[near], tints[far])
+
+
+def colors_agree_by_rows(tints: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether the colors of pairs (P, 2, 64) and (P, 2, 64) are compatible; (P,) bool."""
+    one, other = (_flatten(each).astype(np.float32) for each in (tints, others))
     lengths = np.sqrt(np.square(one).sum(1)), np.sqrt(np.square(other).sum(1))
     # the length of a tint is _CELLS, the root of the number of cells, times their mean difference
     colored = np.minimum(*lengths) > _COLORED * _CELLS
@@ -156,7 +173,7 @@ def _bounding_rows(rows: np.ndarray) -> np.ndarray:
 
     They are the means of 4 x 4 cells, and the length of the remainder.
     """
-    cell = THUMBNAIL_SIZE // _CELLS
+    cell = _COMPARED // _CELLS
     means = rows.reshape(len(rows), _CELLS, cell, _CELLS, cell).mean((2, 4))
     means = means.reshape(len(rows), _CELLS**2) * cell
     remainder = np.einsum("nd,nd->n", rows, rows) - np.square(means).sum(1)
