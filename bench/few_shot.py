@@ -25,8 +25,9 @@ from scipy.stats import t
 from common import ResultFile, parse_options, prepare_datasets
 from foveate.api.episodes.protocol import fit_and_predict
 from foveate.api.models.cross_validation import one_hot_targets
+from foveate.data.grouping import find_groups
 from foveate.data.scan import ScannedTable
-from foveate.data.splits import duplicate_groups, group_folds, subsample_shots
+from foveate.data.splits import group_folds, subsample_shots
 from foveate.data.tables import label_names
 from foveate.inference.engine import scan_with_progress
 from foveate.inference.features import backbone_features
@@ -57,7 +58,7 @@ class Bench:
         )
         self.train = scan_with_progress(training, self.model, self.data)
         self.test = scan_with_progress(read_data(self._data_recipe(test)), self.model, self.data)
-        self.groups = duplicate_groups(self.train, self.data)
+        self.groups = find_groups(self.train, self.data).names
         self._cached: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     @property

@@ -35,9 +35,9 @@ from foveate.data import issues as issues_module
 from foveate.data.boxes import CLIPPED, CROWD, DUPLICATE, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE
 from foveate.data.duplicates import near_duplicates
 from foveate.data.formats import read_table
+from foveate.data.grouping import find_groups
 from foveate.data.issues import MAX_LOCATIONS, IssueLog, collecting, skip_and_record
 from foveate.data.scan import Fingerprint, scan
-from foveate.data.splits import duplicate_groups
 from foveate.errors import DataError, UsageError
 from foveate.messages import translations
 from foveate.predictions import Labels
@@ -783,12 +783,12 @@ def colorless(digest: str, thumbnail: np.ndarray) -> Fingerprint:
 
 def find_copies(samples: list[Sample], fingerprints: list[Fingerprint]) -> tuple[Issue, ...]:
     log = IssueLog()
-    rules.find_copies(samples, fingerprints, [rules.by_thumbnails(fingerprints, 0.97)], log)
+    rules.find_copies(samples, fingerprints, [rules.by_pixels(fingerprints, 0.97)], log)
     return log.issues()
 
 
 def test_t32_a_test_image_similar_to_many_training_images_is_reported_once():
-    thumb = np.random.default_rng(0).integers(0, 200, (32, 32)).astype(np.uint8)
+    thumb = np.random.default_rng(0).integers(0, 200, (64, 64)).astype(np.uint8)
     fingerprints = [colorless(str(number), thumb + np.uint8(number)) for number in range(4)]
     splits = ("test", "train", "train", "train")
     samples = [
@@ -808,7 +808,7 @@ def test_t32_a_test_image_similar_to_many_training_images_is_reported_once():
 def test_t32_more_copies_than_are_kept_are_all_counted():
     count = 3 * MAX_LOCATIONS  # more than a block of the comparison, too
     rng = np.random.default_rng(0)
-    thumb = rng.integers(0, 255, (32, 32)).astype(np.uint8)
+    thumb = rng.integers(0, 255, (64, 64)).astype(np.uint8)
     fingerprints = [
         colorless(str(number), np.clip(thumb.astype(int) + number % 7, 0, 255).astype(np.uint8))
         for number in range(count)
@@ -1079,7 +1079,7 @@ def test_one_shape_in_two_colors_is_not_a_copy(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
     assert check_without_plan(tmp_path / "data", tmp_path / "out").exit_code == 0
     scanned = scan(read_table(tmp_path / "data"), 32, "crop", Recipe().data)
-    assert len(set(duplicate_groups(scanned, Recipe().data))) == 20
+    assert len(set(find_groups(scanned, Recipe().data).names)) == 20
 
 
 def test_counts_agree_with_their_nouns_and_follow_no_finished_sentence(tmp_path, caplog):

@@ -221,7 +221,7 @@ def test_the_bound_misses_no_pair(monkeypatch, threshold, many):
 
 def test_thumbnails_and_names_of_splits():
     thumb = gray_thumbnail(np.full((100, 60, 3), 128, dtype=np.uint8))
-    assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((32, 32), np.uint8, 128.0)
+    assert (thumb.shape, thumb.dtype, float(thumb.mean())) == ((64, 64), np.uint8, 128.0)
     assert [split_from_name(word) for word in ("Training", "valid", "DEV", "testing", "cat")] == [
         "train",
         "val",

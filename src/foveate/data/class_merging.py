@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from foveate.data.formats import read_table
+from foveate.data.group_columns import with_groups
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.predictions import IGNORE_INDEX, Boxes, Labels, Regions
 from foveate.recipe import Recipe
@@ -27,7 +28,7 @@ ClassMapping = Mapping[str, list[str]]
 
 
 def read_recipe_table(recipe: Recipe, accepted: tuple[type, ...] = ()) -> Table:
-    """Read the data that a recipe names, with the classes that it asks for.
+    """Read the data that a recipe names, with the groups and classes that it asks for.
 
     Args:
         recipe: The recipe. If it continues a run, its data need not have all of the classes.
@@ -38,7 +39,8 @@ def read_recipe_table(recipe: Recipe, accepted: tuple[type, ...] = ()) -> Table:
         DataError: The data cannot be read, or nothing is left of them.
     """
     data = recipe.data
-    table = read_table(Path(data.path), data.format, accepted, data.column)
+    path = Path(data.path)
+    table = with_groups(read_table(path, data.format, accepted, data.column), path, data.group)
     return merge_classes(table, data.classes, other=bool(recipe.start.run))
 
 

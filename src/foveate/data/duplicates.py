@@ -6,7 +6,7 @@ Letters: N images, P pairs, D width of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -57,7 +57,7 @@ def standardize(thumbnails: np.ndarray) -> np.ndarray:
     rows -= rows.mean(axis=1, keepdims=True)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
     rows *= np.where(lengths <= _UNIFORM * _COMPARED, 0, 1 / np.maximum(lengths, _UNIFORM))
-    return rows
+    return np.asarray(rows)
 
 
 # --- clusters and pairs
@@ -80,13 +80,34 @@ def near_duplicates(
     Returns:
         (N,) int64, the cluster of each image, numbered by first appearance.
     """
-    whole = thumbnails if tints is None else _with_tints(thumbnails, tints)
-    clusters = _renumber(_first_equals(whole))
-    for pairs in similar_pairs(standardize(thumbnails), threshold):
-        if tints is not None:
-            pairs = pairs[:, colors_agree(tints, *pairs)]
-        clusters = _unite(clusters, pairs)
+    clusters = np.arange(len(thumbnails))
+    for pairs in alike_pairs(thumbnails, threshold, tints):
+        clusters = unite(clusters, pairs)
     return _renumber(clusters)
+
+
+def alike_pairs(
+    thumbnails: np.ndarray, threshold: float, tints: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the pairs (2, P) that `near_duplicates` clusters; of equal images a chain."""
+    whole = thumbnails if tints is None else _with_tints(thumbnails, tints)
+    yield equal_pairs([value.tobytes() for value in whole])
+    for pairs in similar_pairs(standardize(thumbnails), threshold):
+        yield pairs if tints is None else pairs[:, colors_agree(tints, *pairs)]
+
+
+def equal_pairs(values: Sequence[Hashable]) -> np.ndarray:
+    """Return (2, P): each value that has appeared before, after its first appearance."""
+    first: dict[Hashable, int] = {}
+    pairs = [(first.setdefault(value, index), index) for index, value in enumerate(values)]
+    found = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return found[:, found[0] != found[1]]
+
+
+def chain_pairs(families: Iterable[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """Return (2, P): each member of a family with the next one."""
+    ends = [np.stack([family[:-1], family[1:]]) for family in map(np.asarray, families)]
+    return np.concatenate([np.empty((2, 0), np.int64), *ends], 1).astype(np.int64)
 
 
 def similar_pairs(
@@ -118,7 +139,8 @@ def similar_pairs(
         if len(candidates) > _MANY * bounds.size:
             products = rows[start : start + step] @ second[after:].T
             candidates = np.flatnonzero(products >= threshold)
-        pairs = np.stack(np.divmod(candidates, bounds.shape[1])) + [[start], [after]]
+        offsets = np.array([[start], [after]])
+        pairs = np.stack(np.divmod(candidates, bounds.shape[1])) + offsets
         if others is None:
             pairs = pairs[:, pairs[0] < pairs[1]]
         for first in range(0, pairs.shape[1], _PAIRS):
@@ -162,12 +184,6 @@ def _flatten(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
-def _first_equals(values: np.ndarray) -> list[int]:
-    """For each image the index of the first one that equals it."""
-    first: dict[bytes, int] = {}
-    return [first.setdefault(value.tobytes(), index) for index, value in enumerate(values)]
-
-
 def _bounding_rows(rows: np.ndarray) -> np.ndarray:
     """(N, 65) rows whose products are upper bounds of those of rows of length 1.
 
@@ -180,7 +196,7 @@ def _bounding_rows(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([means, np.sqrt(np.maximum(0, remainder))[:, None]], 1)
 
 
-def _unite(clusters: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def unite(clusters: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """The clusters after uniting those of every pair (2, P)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -21,6 +21,7 @@ _SIGMAS = 1.1 * 2 ** (np.arange(10) / 3)  # px, of the levels
 _MIN_CONTRAST = 0.01  # of an extremum, relative to the standard deviation of the image
 _MIN_RESPONSE = 0.002  # of an extremum, of gray values in [0, 1]; below lies the noise of JPEG
 _MAX_ELONGATION = 8.0  # ratio of the curvatures; along an edge a keypoint is not localized
+_MIN_STRUCTURE = 0.03  # ratio of the squared gradients of the weaker direction and the stronger
 _PATCH, _SPACING = 8, 1.3  # samples along the side of a patch, and their distance in sigmas
 _SAME = 0.7  # distance in sigmas at which gradients are measured
 _CHUNK = 64  # images that are described at once: their levels fit into the caches
@@ -62,7 +63,7 @@ def find_keypoints(thumbnails: np.ndarray) -> Keypoints:
 
 def coefficients(patches: np.ndarray) -> np.ndarray:
     """Return patches as float32 of length about 1."""
-    return patches.astype(np.float32) / _SCALE
+    return np.asarray(patches.astype(np.float32) / _SCALE)
 
 
 def blur_matrix(sigma: float) -> np.ndarray:
@@ -73,7 +74,7 @@ def blur_matrix(sigma: float) -> np.ndarray:
     source = np.clip(SIDE - 0.5 - np.abs(SIDE - 0.5 - source), 0, SIDE - 1).astype(int)
     matrix = np.zeros((SIDE, SIDE))
     np.add.at(matrix, (target, source), np.exp(-(offset**2) / (2 * sigma**2))[None])
-    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(matrix / matrix.sum(1, keepdims=True), dtype=np.float32)
 
 
 def blur(images: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -109,7 +110,9 @@ def _describe(thumbnails: np.ndarray) -> Keypoints:
     images = thumbnails.astype(np.float32) / 255
     images -= images.mean((1, 2), keepdims=True)
     levels = np.stack([blur(images, matrix) for matrix in _LEVELS])
-    image, level, points, sigmas = _strongest(*_extrema(levels, images), count)
+    extrema = _extrema(levels, images)
+    located = has_structure(levels[0])[extrema[0]]
+    image, level, points, sigmas = _strongest(tuple(each[located] for each in extrema), count)
     first = np.searchsorted(image, np.arange(count))
     rank = np.arange(len(image)) - first[image]
     frames, patches = np.zeros(len(image), np.complex64), np.zeros((len(image), _PATCH**2))
@@ -130,6 +133,14 @@ def _describe(thumbnails: np.ndarray) -> Keypoints:
     result.points[image, rank], result.frames[image, rank] = points, frames
     result.patches[image, rank] = np.round(coded)
     return result
+
+
+def has_structure(images: np.ndarray) -> np.ndarray:
+    """(N,) bool, whether gray levels change in two directions: along stripes nothing is located."""
+    down, right = np.gradient(images, axis=(1, 2))
+    xx, yy, xy = ((a * b).mean((1, 2)) for a, b in ((right, right), (down, down), (right, down)))
+    difference = np.sqrt((xx - yy) ** 2 + 4 * xy**2)
+    return np.asarray(xx + yy - difference > _MIN_STRUCTURE * (xx + yy + difference))
 
 
 def _extrema(levels: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -175,19 +186,13 @@ def _pool(values: np.ndarray, reduce: np.ufunc) -> np.ndarray:
     return np.asarray(reduce(reduce(planes[:-2], planes[1:-1]), planes[2:]))
 
 
-def _strongest(
-    image: np.ndarray,
-    level: np.ndarray,
-    points: np.ndarray,
-    sigmas: np.ndarray,
-    response: np.ndarray,
-    count: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The strongest extrema of each image, ordered by image."""
+def _strongest(extrema: tuple[np.ndarray, ...], count: int) -> tuple[np.ndarray, ...]:
+    """The strongest extrema of each image, ordered by image, without their responses."""
+    image, *_, response = extrema
     order = np.lexsort((-response, image))
     first = np.searchsorted(image[order], np.arange(count))
     order = order[np.arange(len(order)) - first[image[order]] < MAX_KEYPOINTS]
-    return image[order], level[order], points[order], sigmas[order]
+    return tuple(each[order] for each in extrema[:-1])
 
 
 def _orient(

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveate.data.duplicates import colors_agree_by_rows, similar_pairs, standardize
-from foveate.data.keypoints import MIRROR, Keypoints, coefficients, find_keypoints
+from foveate.data.keypoints import (
+    MIRROR,
+    Keypoints,
+    coefficients,
+    find_keypoints,
+    has_structure,
+)
 from foveate.data.registration import compare, match, refine, tints_after
 
 _TABLES = 12  # of hashes
@@ -26,29 +32,21 @@ _MIN_VOTES = 2  # equal hashes of a candidate
 _MAX_CANDIDATES = 5  # of an image
 _MAX_VOTES = 20_000_000  # that are counted at once: 160 MB
 _BATCH = 1024  # pairs that are verified at once
-_MIN_AGREEING = 2.2  # matches of a pair that is compared, counted by their similarity
+_MIN_AGREEING = 2.0  # matches of a pair that is compared, counted by their similarity
+_MIN_SHARE = 0.15  # of the keypoints of the image with fewer; 0.2 for most crops of 80 %
 _PROMISING = 0.5  # similarity before refinement
+_MAX_AREA = 5.0  # of one image, in that of the other
+_IMPROVED = 0.1  # overlap that refinement may add
 _MIN_OVERLAP = 0.55  # of the image that shows more: a crop of 80 % of the sides has 0.64
 _MIN_REST = 0.5  # of the contrast, beside a covered part
 _COVERED = 0.4  # of the way to 1 that the similarity beside a covered part must exceed others
 _FEW = 6  # keypoints; images with fewer are also compared as wholes
 
 
-@dataclass(frozen=True)
-class NearCopies:
-    """Pairs of images that are near-copies of each other.
-
-    Attributes:
-        pairs: (2, P) indices; the first of a pair is smaller.
-        similarity: (P,), in [threshold, 1].
-    """
-
-    pairs: np.ndarray
-    similarity: np.ndarray
-
-
-def find_near_copies(thumbnails: np.ndarray, tints: np.ndarray, threshold: float) -> NearCopies:
-    """Find images that are alike after mirroring, turning, scaling, shifting or cropping.
+def find_near_copies(
+    thumbnails: np.ndarray, tints: np.ndarray, threshold: float
+) -> Iterator[np.ndarray]:
+    """Yield pairs of images that are alike after mirroring, turning, scaling, shifting or cropping.
 
     Of a large set of copies each is paired with a few others only; chains connect them all.
 
@@ -56,23 +54,37 @@ def find_near_copies(thumbnails: np.ndarray, tints: np.ndarray, threshold: float
         thumbnails: (N, 64, 64) uint8 gray levels.
         tints: (N, 2, 64) int8 colors.
         threshold: The least correlation of gray levels, in (0, 1).
+
+    Yields:
+        (2, P) indices; the first of a pair is smaller.
     """
     keypoints = find_keypoints(thumbnails)
     near, far, mirrored = _candidates(keypoints)
-    kept, similarity = list[np.ndarray](), list[np.ndarray]()
+    images = _Images(thumbnails, tints, keypoints)
     for start in range(0, len(near), _BATCH):
         batch = np.s_[start : start + _BATCH]
-        accepted, values = _verify(
-            thumbnails, tints, keypoints, near[batch], far[batch], mirrored[batch], threshold
-        )
-        kept.append(start + accepted)
-        similarity.append(values)
-    chosen = np.concatenate([*kept, np.empty(0, np.int64)]).astype(int)
-    pairs = [np.stack([near[chosen], far[chosen]])]
-    for wholes in _as_wholes(thumbnails, tints, np.flatnonzero(keypoints.counts < _FEW), threshold):
-        pairs.append(wholes)
-        similarity.append(np.full(wholes.shape[1], threshold))
-    return NearCopies(np.concatenate(pairs, 1), np.concatenate([*similarity, np.empty(0)]))
+        pairs = near[batch], far[batch]
+        yield np.stack(pairs)[:, images.are_alike(*pairs, mirrored[batch], threshold)]
+    few = np.flatnonzero(keypoints.counts < _FEW)
+    few = few[has_structure(thumbnails[few].astype(np.float32))]
+    yield from _as_wholes(thumbnails, tints, few, threshold)
+
+
+def are_near_copies(
+    thumbnails: np.ndarray, tints: np.ndarray, pairs: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Whether pairs (2, P) of images are near-copies, (P,) bool; arguments as above."""
+    chosen, ends = np.unique(pairs, return_inverse=True)
+    near, far = ends.reshape(pairs.shape)
+    thumbnails, tints = thumbnails[chosen], tints[chosen]
+    images = _Images(thumbnails, tints, find_keypoints(thumbnails))
+    result = np.zeros(pairs.shape[1], bool)
+    for start in range(0, len(near), _BATCH):
+        batch = np.s_[start : start + _BATCH]
+        for mirrored in (False, True):
+            flags = np.full(len(near[batch]), mirrored)
+            result[batch] |= images.are_alike(near[batch], far[batch], flags, threshold)
+    return result
 
 
 # --- candidates
@@ -159,32 +171,37 @@ class _Votes:
 # --- verification
 
 
-def _verify(
-    thumbnails: np.ndarray,
-    tints: np.ndarray,
-    keypoints: Keypoints,
-    near: np.ndarray,
-    far: np.ndarray,
-    mirrored: np.ndarray,
-    threshold: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the pairs that are near-copies, and their similarity."""
-    transforms, agreeing = match(keypoints, near, far, mirrored)
-    area = np.abs(np.linalg.det(transforms[:, :, :2]))
-    kept = np.flatnonzero((agreeing >= _MIN_AGREEING) & (area > 0.2) & (area < 5))
-    result = compare(thumbnails, near[kept], far[kept], transforms[kept])
-    promising = np.maximum(result.similarity, result.uncovered) >= _PROMISING
-    kept = kept[promising & (result.overlap >= _MIN_OVERLAP - 0.1)]
-    near, far = near[kept], far[kept]
-    transforms = refine(thumbnails, near, far, transforms[kept])
-    result = compare(thumbnails, near, far, transforms)
-    same = result.similarity >= threshold
-    beside = result.uncovered >= threshold + _COVERED * (1 - threshold)
-    same |= beside & (result.rest >= _MIN_REST)
-    same &= result.overlap >= _MIN_OVERLAP
-    moved, inside = tints_after(tints[far], transforms)
-    same &= colors_agree_by_rows(tints[near] * inside[:, None], moved * inside[:, None])
-    return kept[same], np.maximum(result.similarity, result.uncovered)[same]
+@dataclass(frozen=True)
+class _Images:
+    thumbnails: np.ndarray
+    tints: np.ndarray
+    keypoints: Keypoints
+
+    def are_alike(
+        self, near: np.ndarray, far: np.ndarray, mirrored: np.ndarray, threshold: float
+    ) -> np.ndarray:
+        """Whether the images of each pair are near-copies, (P,) bool."""
+        transforms, agreeing = match(self.keypoints, near, far, mirrored)
+        area = np.abs(np.linalg.det(transforms[:, :, :2]))
+        counts = np.minimum(self.keypoints.counts[near], self.keypoints.counts[far])
+        result = agreeing >= np.maximum(_MIN_AGREEING, _MIN_SHARE * counts)
+        result &= (area > 1 / _MAX_AREA) & (area < _MAX_AREA)
+        kept = np.flatnonzero(result)
+        first = compare(self.thumbnails, near[kept], far[kept], transforms[kept])
+        promising = np.maximum(first.similarity, first.uncovered) >= _PROMISING
+        promising &= first.overlap >= _MIN_OVERLAP - _IMPROVED
+        result[kept[~promising]] = False
+        kept = kept[promising]
+        near, far = near[kept], far[kept]
+        transforms = refine(self.thumbnails, near, far, transforms[kept])
+        final = compare(self.thumbnails, near, far, transforms)
+        beside = final.uncovered >= threshold + _COVERED * (1 - threshold)
+        same = (final.similarity >= threshold) | (beside & (final.rest >= _MIN_REST))
+        same &= final.overlap >= _MIN_OVERLAP
+        moved, inside = tints_after(self.tints[far], transforms)
+        colors = (each * inside[:, None] for each in (self.tints[near], moved))
+        result[kept] = same & colors_agree_by_rows(*colors)
+        return np.asarray(result)
 
 
 def _as_wholes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
@@ -36,6 +37,13 @@ CORNERS: Aliases = {
 }
 NUMBERS = ("value", "values", "number", "score", "count", "age", "grade", "target", "label")
 """Names of columns with a number for each image, preferred first."""
+_GROUP_RANKS = (  # columns whose images belong together, the surest first
+    ("patient", "participant", "subject"),
+    ("case", "lesion", "specimen"),
+    ("study", "scan", "slide", "volume"),
+    ("track", "video", "clip"),
+    ("sequence", "session", "site"),
+)
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
 _STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), NUMBERS, TEXTS, ("crowd",)))
 _COUNTERS = frozenset({"", "index", "unnamed: 0"})  # columns that number the rows
@@ -103,6 +111,7 @@ def one_hot_columns(path: Path) -> list[str]:
     if not is_table(path) or has_labels(path):
         return []
     others = {*chain(*(ALIASES[name] for name in ("path", "split", "group")))}
+    others |= {name for name in _columns(path) if group_rank(name) is not None}
     names, values = dict[str, None](), set[str]()
     with suppress(DataError, OSError):
         for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
@@ -137,6 +146,19 @@ def number_columns(path: Path) -> dict[str, list[float]]:
 def other_columns(path: Path) -> list[str]:
     """Return the columns of a table that have no standard meaning, in lower case and sorted."""
     return sorted(_columns(path) - _STANDARD)
+
+
+def column_names(path: Path) -> list[str]:
+    """Return all columns of a table, in lower case and sorted; none if it cannot be read."""
+    return sorted(_columns(path))
+
+
+def group_rank(column: str) -> int | None:
+    """Return how surely a column states groups, 0 for the surest; None if it does not."""
+    name = re.sub(r"[^a-z]", "", column.casefold())
+    name = re.sub(r"(?:id|no|nr|num|number|name|key|uid)$", "", name) or name
+    ranks = [rank for rank, names in enumerate(_GROUP_RANKS) if name in names]
+    return ranks[0] if ranks else None
 
 
 def _columns(path: Path) -> set[str]:
@@ -234,6 +256,10 @@ def _parse_line(line: str, number: int, path: Path) -> dict[str, Any]:
     return cells
 
 
+def _may_matter(column: str) -> bool:
+    return column.strip().casefold() in _STANDARD or group_rank(column) is not None
+
+
 def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
@@ -266,11 +292,11 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 
 def _is_read(field: Any) -> bool:
-    """Whether an Arrow column has a standard name, or holds numbers."""
+    """Whether an Arrow column has a name that may matter, or holds numbers."""
     from pyarrow import types
 
     is_number = types.is_integer(field.type) or types.is_floating(field.type)
-    return is_number or field.name.strip().casefold() in _STANDARD
+    return is_number or _may_matter(field.name)
 
 
 def _holds_images(kind: Any) -> bool:

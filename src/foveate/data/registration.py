@@ -40,7 +40,9 @@ _SOFT, _SOFTER = blur_matrix(0.8), blur_matrix(1.0)
 _GRID = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)[::-1]  # x and y of each pixel
 
 
-def match(keypoints: Keypoints, near: np.ndarray, far: np.ndarray, mirrored: np.ndarray) -> tuple:
+def match(
+    keypoints: Keypoints, near: np.ndarray, far: np.ndarray, mirrored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the transform that lays the first image of each pair on the second.
 
     Every one of the best matches of two patches proposes a transform; the one that most other
@@ -225,9 +227,7 @@ def compare(
         for each, mean in ((one, mean_one), (other, mean_other))
     ]
     common = _windows(one * other) / count - mean_one * mean_other
-    noise = [
-        _NOISE * (each**2).sum((1, 2), keepdims=True) / total + _DARK for each in (one, other)
-    ]
+    noise = [_NOISE * (each**2).sum((1, 2), keepdims=True) / total + _DARK for each in (one, other)]
     scale = np.sqrt((variances[0] + noise[0]) * (variances[1] + noise[1]))
     geometric = np.sqrt(variances[0] * variances[1])
     weight = np.sqrt(geometric) * (count > _FULL * (2 * _CELL) ** 2) / scale

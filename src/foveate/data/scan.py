@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from foveate.data.duplicates import gray_thumbnail, tint
+from foveate.data.duplicates import THUMBNAIL_SIZE, gray_thumbnail, tint
 from foveate.data.image_cache import ImageCache, rendering_of
 from foveate.data.issues import quoted
 from foveate.data.tables import label_names
@@ -36,7 +36,7 @@ class Fingerprint:
 
     Attributes:
         digest: SHA-256 of the file.
-        thumbnail: (32, 32) uint8 grayscale.
+        thumbnail: (64, 64) uint8 grayscale.
         tint: (2, 64) int8, its colors, as in `duplicates.tint`.
     """
 
@@ -94,7 +94,7 @@ class ScannedTable:
     Attributes:
         table: Their samples.
         hashes: SHA-256 of each file.
-        thumbnails: (N, 32, 32) uint8 grayscale.
+        thumbnails: (N, 64, 64) uint8 grayscale.
         pixels: The cache that they were decoded into.
         skipped: Key of each unreadable image, and why.
         tints: (N, 2, 64) int8, their colors, if known.
@@ -168,7 +168,9 @@ def scan(
 def without_images(table: Table) -> ScannedTable:
     """Return a table of class names without images as `scan` would."""
     cache = ImageCache(1, "whole", keep=False)
-    return ScannedTable(table, (), np.empty((0, 32, 32), np.uint8), cache, ())
+    return ScannedTable(
+        table, (), np.empty((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8), cache, ()
+    )
 
 
 def _require_every_class(table: Table, readable: list[Sample], errors: list[BrokenImage]) -> None:

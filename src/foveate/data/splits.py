@@ -1,7 +1,7 @@
 """Dividing images into train, validation and test, and into folds.
 
 Divisions are stratified by class, or by the size of numbers. They never divide a group, and are the
-same for the same seed. Groups are stated by the data, or near-duplicates.
+same for the same seed.
 
 Letters: N images, G groups, S parts (train, val, test; or folds).
 """
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from foveate.data.duplicates import near_duplicates
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, strata
 from foveate.errors import DataError, UsageError
@@ -29,22 +28,6 @@ _SIZE_WEIGHT = 0.4
 
 
 # --- tables
-
-
-def duplicate_groups(scanned: ScannedTable, recipe: DataRecipe) -> list[str]:
-    """Return the group of each image: what the data state, or else clusters of near-duplicates."""
-    stated = [sample.group for sample in scanned.table.samples]
-    if any(stated):
-        return [group if group else f"image {index}" for index, group in enumerate(stated)]
-    threshold, count = recipe.near_duplicates, len(scanned.thumbnails)
-    clusters = np.arange(count)
-    if threshold < 1:
-        clusters = near_duplicates(scanned.thumbnails, threshold, scanned.tints)
-    names: dict[int, str] = {}
-    return [
-        names.setdefault(cluster, sample.key)
-        for cluster, sample in zip(clusters.tolist(), scanned.table.samples, strict=True)
-    ]
 
 
 def split_table(
@@ -100,6 +83,14 @@ def _with_validation(
 def _with_splits(table: Table, splits: Sequence[Split]) -> Table:
     pairs = zip(table.samples, splits, strict=True)
     return table.with_samples(tuple(replace(sample, split=split) for sample, split in pairs))
+
+
+def count_divided(splits: Sequence[Split | None], groups: Sequence[str]) -> int:
+    """Return how many groups are in more than one split."""
+    of_group: dict[str, set[Split | None]] = {}
+    for split, group in zip(splits, groups, strict=True):
+        of_group.setdefault(group, set()).add(split)
+    return sum(len(names) > 1 for names in of_group.values())
 
 
 def subsample_shots(

@@ -62,8 +62,13 @@ class DataRecipe(RecipeSection):
         0.97,
         gt=0,
         le=1,
-        description="similarity (0 to 1) from which images count as near-duplicates and stay in "
-        "one split; 1 = off",
+        description="similarity (0 to 1) from which images count as near-copies and stay in one "
+        "split, also mirrored, turned or cropped ones; 1 = off, for names and sequences, too",
+    )
+    group: str = Field(
+        "auto",
+        description="column of the table whose images stay in one split (a patient, a video); none "
+        "= no groups; auto takes group, patient_id and the like, or ids in file names, and says so",
     )
     shots: int | None = Field(
         None,

@@ -17,11 +17,13 @@ from foveate.api.check.rules import (
     NOT_COMPARED,
     Balance,
     by_features,
-    by_thumbnails,
+    by_names,
+    by_pixels,
     check_classes,
     count_classes,
     find_copies,
     find_divided_groups,
+    find_divided_sequences,
 )
 from foveate.data.class_merging import read_recipe_table
 from foveate.data.discovery import Inventory, find_images, take_inventory
@@ -210,12 +212,16 @@ def _open_images(table: Table, indices: list[int], issues: IssueLog) -> _Opened:
 
 
 def _compare(recipe: Recipe, opened: _Opened, issues: IssueLog) -> None:
-    """Record copies: by bytes, by thumbnails and, if a backbone is set, by its features."""
+    """Record copies: by bytes, pixels, names and, if a backbone is set, by its features."""
     if not opened.images:
         return
     fingerprints = [image.fingerprint for image in opened.images]
     threshold = recipe.data.near_duplicates
-    similarities = [by_thumbnails(fingerprints, threshold)] if threshold < 1 else []
+    similarities = []
+    if threshold < 1:
+        similarities.append(by_pixels(fingerprints, threshold))
+        similarities.append(by_names(opened.samples, fingerprints))
+        find_divided_sequences(opened.samples, fingerprints, issues)
     if recipe.is_set("backbone.name") and recipe.backbone.weights != "none":
         from foveate.training.estimate import image_features
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from foveate.api.check.inspection import InspectedImage
-from foveate.data.duplicates import colors_agree, similar_pairs, standardize
+from foveate.data.duplicates import similar_pairs, standardize
+from foveate.data.grouping import describe_sequences, named_copy_pairs, near_copy_pairs
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES, IssueLog
 from foveate.data.scan import Fingerprint
+from foveate.data.sequences import find_sequences
 from foveate.messages import counted
 from foveate.predictions import Boxes, Labels, Number, Regions
-from foveate.types import IssueKind, Sample, Table
+from foveate.types import Issue, IssueKind, Sample, Table
 
 _ONE_SPLIT = "keep them in one split; foveate fit does so where the data have no splits"
 
@@ -69,6 +71,23 @@ NEAR_COPIES = CopyKinds(
     ),
     IssueKind("near_duplicate", "near-duplicates of an earlier image", "note", "copies"),
 )
+NAMED_COPIES = CopyKinds(
+    IssueKind(
+        "named_copy_across_splits",
+        "copies of one image by their names in two splits, which make scores too optimistic",
+        "warning",
+        "copies",
+        _ONE_SPLIT,
+    ),
+    IssueKind(
+        "named_copy_other_label",
+        "copies of one image by their names with different labels",
+        "warning",
+        "copies",
+        "compare the two: one of them may be mislabeled",
+    ),
+    IssueKind("named_copy", "copies of an earlier image by their names", "note", "copies"),
+)
 SIMILAR_FEATURES = CopyKinds(
     IssueKind(
         "similar_features_across_splits",
@@ -100,6 +119,16 @@ DIVIDED_GROUP = IssueKind(
     "error",
     "copies",
     "put each group into one split",
+)
+SEQUENCES = IssueKind(
+    "sequences", "sequences of neighbors, such as the frames of a video", "note", "copies"
+)
+DIVIDED_SEQUENCE = IssueKind(
+    "divided_sequence",
+    "sequences, such as frames of a video, in two splits, which make scores too optimistic",
+    "warning",
+    "copies",
+    "put each sequence into one split",
 )
 UNUSED_CLASS = IssueKind("unused_class", "classes without images", "warning", "classes")
 SINGLE_CLASS = IssueKind(
@@ -137,32 +166,38 @@ _SIMILAR_FEATURES = 0.95
 
 @dataclass(frozen=True)
 class Similarity:
-    """How images are compared.
+    """Images that are alike.
 
     Attributes:
-        rows: (N, D) float32 of length 1, whose products are similarities.
-        threshold: Images are similar from this product on.
-        kinds: What similar pairs are reported as.
-        tints: (N, 2, 64) int8; images with contradicting colors are not similar.
+        pairs: Blocks of pairs (2, P); the order of a pair does not matter.
+        kinds: What they are reported as.
     """
 
-    rows: np.ndarray
-    threshold: float
+    pairs: Iterable[np.ndarray]
     kinds: CopyKinds
-    tints: np.ndarray | None = None
 
 
-def by_thumbnails(fingerprints: Sequence[Fingerprint], threshold: float) -> Similarity:
-    """Return the similarity by Pearson correlation of thumbnails, and by colors."""
-    rows = standardize(np.stack([fingerprint.thumbnail for fingerprint in fingerprints]))
-    tints = np.stack([fingerprint.tint for fingerprint in fingerprints])
-    return Similarity(rows, threshold, NEAR_COPIES, tints)
+def by_pixels(fingerprints: Sequence[Fingerprint], threshold: float) -> Similarity:
+    """Return the images that are alike as they are, or mirrored, turned, cropped or recolored."""
+    thumbnails, tints = _stack(fingerprints)
+    return Similarity(near_copy_pairs(thumbnails, tints, threshold), NEAR_COPIES)
+
+
+def by_names(samples: Sequence[Sample], fingerprints: Sequence[Fingerprint]) -> Similarity:
+    """Return the images that tools made of one image, by their names."""
+    keys = [sample.key for sample in samples]
+    return Similarity([named_copy_pairs(keys, *_stack(fingerprints))], NAMED_COPIES)
+
+
+def _stack(fingerprints: Sequence[Fingerprint]) -> tuple[np.ndarray, np.ndarray]:
+    thumbnails = [fingerprint.thumbnail for fingerprint in fingerprints]
+    return np.stack(thumbnails), np.stack([fingerprint.tint for fingerprint in fingerprints])
 
 
 def by_features(features: np.ndarray) -> Similarity:
     """Return the similarity by cosine of (N, D) features."""
     rows = features / np.maximum(1e-12, np.linalg.norm(features, axis=1, keepdims=True))
-    return Similarity(rows.astype(np.float32), _SIMILAR_FEATURES, SIMILAR_FEATURES)
+    return Similarity(similar_pairs(rows.astype(np.float32), _SIMILAR_FEATURES), SIMILAR_FEATURES)
 
 
 def find_copies(
@@ -192,10 +227,9 @@ def find_copies(
     partners.record(samples, EXACT_COPIES, log)
     for similarity in similarities:
         partners = _Partners(splits, classes)
-        for near, far in similar_pairs(similarity.rows, similarity.threshold):
+        for pairs in similarity.pairs:
+            near, far = np.sort(pairs, axis=0)
             kept = files[near] != files[far]
-            if similarity.tints is not None:
-                kept &= colors_agree(similarity.tints, near, far)
             partners.add(near[kept], far[kept])
         partners.record(samples, similarity.kinds, log)
 
@@ -273,6 +307,24 @@ def find_divided_groups(samples: Sequence[Sample], log: IssueLog) -> None:
         if len(by_split) > 1:
             why = ", ".join(f"{split}: {key}" for split, key in by_split.items())
             log.add(DIVIDED_GROUP, group, why=why)
+
+
+def find_divided_sequences(
+    samples: Sequence[Sample], fingerprints: Sequence[Fingerprint], log: IssueLog
+) -> None:
+    """Record sequences, such as the frames of a video, that are in more than one split."""
+    rows = standardize(_stack(fingerprints)[0])
+    found = find_sequences([sample.key for sample in samples], rows)
+    if found is None:
+        return
+    if all(sample.split is None for sample in samples):
+        log.include(Issue(SEQUENCES, describe_sequences(found), len(found.stretches)))
+        return
+    for stretch in found.stretches:
+        in_split = {str(samples[index].split): samples[index].key for index in stretch.tolist()}
+        if len(in_split) > 1:
+            why = ", ".join(f"{split}: {key}" for split, key in in_split.items())
+            log.add(DIVIDED_SEQUENCE, next(iter(in_split.values())), why=why)
 
 
 # --- classes

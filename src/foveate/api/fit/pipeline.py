@@ -15,8 +15,9 @@ from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.page import old_and_new_scores
 from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.fit.calibration import calibrate, choose_operating_point, predict_for_job
+from foveate.data.grouping import find_groups
 from foveate.data.scan import without_images
-from foveate.data.splits import duplicate_groups, split_table, subsample_shots
+from foveate.data.splits import count_divided, split_table, subsample_shots
 from foveate.data.tables import label_text
 from foveate.errors import RunError
 from foveate.inference.engine import (
@@ -144,10 +145,15 @@ def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:
             Message("choice.nothing_to_split", "there are no images to split"),
         )
     scanned, run = scan_with_progress(table, model, recipe.data), open_earlier_run(recipe)
-    groups = duplicate_groups(scanned, recipe.data)
+    found = find_groups(scanned, recipe.data)
+    for note in found.notes:
+        log.info(note)
+    groups = found.names
     if run is not None:
         return PreparedData(*split_beside_earlier(scanned, groups, recipe, run))
     table, how = split_table(scanned.table, groups, recipe.data, recipe.seed)
+    if divided := count_divided([sample.split for sample in table.samples], groups):
+        log.warning(_divided_groups(divided))
     scanned = replace(scanned, table=table)
     if recipe.data.shots is None:
         return PreparedData(scanned, groups, how)
@@ -326,19 +332,8 @@ def _best_threshold(job: Job) -> float | None:
 def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
     """Return what the scores cannot promise, whatever is evaluated: doubts about the data."""
     cautions = []
-    splits: dict[str, set[str]] = {}
-    for sample, group in zip(job.table.samples, job.groups, strict=True):
-        splits.setdefault(group, set()).add(str(sample.split))
-    divided = sum(len(names) > 1 for names in splits.values())
-    if divided:
-        cautions.append(
-            Message(
-                "caution.divided_groups",
-                "{groups:group of near-duplicates is|groups of near-duplicates are} on both sides "
-                "of the split that the data define: the scores are optimistically biased",
-                groups=divided,
-            )
-        )
+    if divided := count_divided([sample.split for sample in job.table.samples], job.groups):
+        cautions.append(_divided_groups(divided))
     if leakage_audit:
         random, by_group = (row["score"]["value"] for row in leakage_audit)
         cautions.append(
@@ -353,6 +348,15 @@ def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
             )
         )
     return cautions
+
+
+def _divided_groups(count: int) -> Message:
+    text = (
+        "{groups:group (near-copies, or images of one patient or video) is|groups (near-copies, or"
+        " images of one patient or video) are} on both sides of the split that the data define: the"
+        " scores are optimistically biased"
+    )
+    return Message("caution.divided_groups", text, groups=count)
 
 
 def _evaluate_splits(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:

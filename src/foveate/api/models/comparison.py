@@ -25,7 +25,7 @@ from foveate.api.models.cross_validation import (
     one_hot_targets,
     subsample_images,
 )
-from foveate.data.splits import duplicate_groups
+from foveate.data.grouping import find_groups
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import DataError, FoveateError, HubUnreachable, UsageError, WeightsError
 from foveate.evaluation.intervals import paired_bootstrap, wilson
@@ -271,7 +271,7 @@ def _evaluate_candidates(
             scanned, side = scan_with_progress(table, model, recipe.data), model.backbone.input.size
             table = scanned.table
         if folds is None:
-            folds = assign_folds(table, duplicate_groups(scanned, recipe.data), recipe.seed)
+            folds = assign_folds(table, find_groups(scanned, recipe.data).names, recipe.seed)
         start = time.perf_counter()
         with console.progress(len(table.samples), candidate.info.name) as bar:
             features = backbone_features(model, scanned, recipe, device, bar.advance)
