@@ -63,12 +63,11 @@ class DataRecipe(RecipeSection):
         gt=0,
         le=1,
         description="similarity (0 to 1) from which images count as near-copies and stay in one "
-        "split, also mirrored, turned or cropped ones; 1 = off, for names and sequences, too",
+        "split; 1 = off, for copies by name and sequences, too",
     )
     group: str = Field(
         "auto",
-        description="column of the table whose images stay in one split (a patient, a video); none "
-        "= no groups; auto takes group, patient_id and the like, or ids in file names, and says so",
+        description="column whose images stay in one split; none; or auto: group, patient_id, ...",
     )
     shots: int | None = Field(
         None,
