@@ -83,17 +83,17 @@ class ImageFinder:
         Raises:
             DataError: The row names no image, or an unknown split.
         """
-        cell = record.cells["path"]
-        path: Path | StoredImage
-        if isinstance(cell, StoredImage):
-            table = self._relative(Path(os.path.normpath(self.table)))
-            path, key = cell, f"{table}#{record.number:06d}"
-        else:
-            path, key = self.find(cell, record.number)
+        path, key = self.find(record.cells["path"], record.number)
         split = parse_split(record.cells.get("split"), row_location(self.table, record.number))
         return record.number, path, key, split, cell_text(record.cells.get("group")) or None
 
-    def find(self, cell: object, number: int) -> tuple[Path, str]:
+    def find(self, cell: object, number: int) -> tuple[Path | StoredImage, str]:
+        """Return the image that a row holds or names, as `find_file`, and its key."""
+        if isinstance(cell, StoredImage):
+            return cell, f"{self._relative(Path(os.path.normpath(self.table)))}#{number:06d}"
+        return self.find_file(cell, number)
+
+    def find_file(self, cell: object, number: int) -> tuple[Path, str]:
         """Return the path of the image that a row names, and its key.
 
         Args:
@@ -192,7 +192,7 @@ def read_attributes(path: Path) -> dict[Path, dict[str, str]]:
     attributes: dict[Path, dict[str, str]] = {}
     finder = ImageFinder(path)
     for record in read_records(path, aliases, ("path",)):
-        image, _ = finder.find(record.cells["path"], record.number)
+        image, _ = finder.find_file(record.cells["path"], record.number)
         attributes[image] = {name: cell_text(record.cells.get(name)) for name in names}
     return attributes
 

@@ -81,7 +81,7 @@ def find_entries(source: Path) -> Iterator[Entry]:
     elif is_table(source):
         finder = ImageFinder(source)
         for record in read_records(source, {"path": ALIASES["path"]}, ("path",)):
-            path, key = finder.find(record.cells["path"], record.number)
+            path, key = finder.find_file(record.cells["path"], record.number)
             yield Entry(key, path)
     else:
         raise DataError(

@@ -160,7 +160,7 @@ class ImageLocator:
         last = name.rpartition("/")[2]
         if not last.strip() or len(last) > _MAX_NAME:
             return None
-        path, _ = self._finder.find(last, 0)
+        path, _ = self._finder.find_file(last, 0)
         return path if is_file(path) else None
 
 
