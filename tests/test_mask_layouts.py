@@ -890,3 +890,22 @@ def test_broken_masks_are_named_when_they_are_read(tmp_path):
     (tmp_path / "annotations/panoptic_val2017/000000001.png").write_bytes(b"no picture")
     with pytest.raises(BrokenImage, match=r"000000001\.png"):
         _ = read_table(tmp_path).samples[1].target.mask
+
+
+# --- classes beside masks
+
+
+def test_classes_of_isic_in_columns(tmp_path):
+    """As the challenge of 2018 writes them: 1.0 and 0.0, ids without extension."""
+    for number in range(4):
+        write_photo(tmp_path / f"ISIC2018_Task3_Training_Input/ISIC_002430{number}.jpg", number)
+    rows = "".join(f"ISIC_002430{n},{float(n < 2)},{float(n >= 2)},0.0\n" for n in range(4))
+    with pytest.raises(DataError, match="the only folder is named like a part of a dataset"):
+        read_table(tmp_path)
+    table = tmp_path / "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
+    table.parent.mkdir()
+    table.write_text("image,MEL,NV,BCC\n" + rows)
+    read = read_table(tmp_path)
+    assert (read.format, read.multilabel) == ("table", False)
+    assert [sample.target.names for sample in read.samples] == [("MEL",)] * 2 + [("NV",)] * 2
+    assert {sample.split for sample in read.samples} == {"train"}

@@ -61,8 +61,8 @@ class ImageFinder:
     """Finds the images that the rows of a table name.
 
     A name leads to a file relative to the table; or else to the only image below the table's folder
-    that has this name, with or without its extension, in any Unicode normalization. So files may
-    have moved, and ids need no extension.
+    (below `root`, if there is none) that has this name, with or without its extension, in any
+    Unicode normalization. So files may have moved, and ids need no extension.
 
     Args:
         table: The table.
@@ -130,7 +130,10 @@ class ImageFinder:
 
     def _by_name(self, name: str) -> Path | None:
         if self._index is None:
-            self._index = _index_images(self._folder)
+            inside = self._folder.is_relative_to(self._root)
+            self._index = _index_images(self._folder) or _index_images(
+                self._root if inside else self._folder
+            )
         last = _fold_name(name.replace("\\", "/").rpartition("/")[2])
         path = self._index.get(last)
         self.by_name += path is not None and "." in last

@@ -118,7 +118,7 @@ def one_hot_columns(path: Path) -> list[str]:
             own = [name for name in record.cells if name.strip().casefold() not in others]
             names |= dict.fromkeys(own)
             if not record.is_header:
-                values |= {cell_text(record.cells[name]) for name in own}
+                values |= {flag_text(record.cells[name]) for name in own}
     return list(names) if len(names) > 1 and values == {"0", "1"} else []
 
 
@@ -411,6 +411,11 @@ def finite_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def flag_text(cell: object) -> str:
+    """Return a cell of a column of 0 and 1 as text; "1.0", as pandas writes it, is "1"."""
+    return cell_text(cell).removesuffix(".0")
 
 
 def row_location(path: Path, number: int) -> str:

@@ -20,7 +20,8 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
     """Return the tables at a path, with the split that their folder or name states.
 
     In a folder these are tables of a known name, in it or in its split folders, or else any tables
-    in it. If there are several, each needs a split; otherwise none is returned.
+    in it, or in its split folders. If there are several, each needs a split; otherwise none is
+    returned.
 
     Args:
         path: A table, or a folder.
@@ -44,6 +45,13 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
         tables = [(file, split_in_name(file.stem)) for file in list_folder(path) if fits(file)]
         if len(tables) == 1:
             return [(tables[0][0], None)]  # train.csv alone is all of the data
+    if not tables:  # Task3_Training_GroundTruth/GroundTruth.csv beside Task3_Training_Input
+        tables = [
+            (file, split)
+            for folder, split in folders.items()
+            for file in list_folder(folder)
+            if split and fits(file)
+        ]
     return tables if len(tables) == 1 or all(split for _, split in tables) else []
 
 

@@ -234,6 +234,8 @@ def _doubts_about_names(parents: list[_ClassParent], images: int) -> Iterator[st
     parts = [name for name in names if split_in_name(name) or is_part_name(name)]
     if len(parts) > 1 and 2 * len(parts) > len(names):
         yield f"the folders are named like parts of a dataset: {', '.join(parts[:3])}"
+    elif len(parts) == len(names) == 1:
+        yield f"the only folder is named like a part of a dataset: {parts[0]}"
     if len(names) >= _MANY_CLASSES and images < _MIN_IMAGES_PER_CLASS * len(names):
         yield f"there are {len(names)} folders for {images} images, hardly more than one each"
 

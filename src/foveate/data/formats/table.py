@@ -23,6 +23,7 @@ from foveate.data.records import (
     cell_text,
     finite_number,
     first_labels,
+    flag_text,
     has_boxes,
     has_labels,
     has_paths,
@@ -119,7 +120,7 @@ def _read_rows(table: Path, root: Path, split: Split | None, notes: list[Issue])
         with skip_and_record():
             number, path, key, own, group = finder.fields(record)
             labels = (
-                tuple(name.strip() for name in classes if cell_text(record.cells[name]) == "1")
+                tuple(name.strip() for name in classes if flag_text(record.cells[name]) == "1")
                 if classes
                 else _parse_labels(record, table)
             )
