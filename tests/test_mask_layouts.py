@@ -485,6 +485,33 @@ def test_numbers_of_objects_are_no_classes(tmp_path, image, mask):
     assert read_table(tmp_path).classes == ("nucleus",)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda n: ROWS * 2 + COLUMNS * 2 + n,  # a gradient: bands in one piece
+        lambda n: np.hypot(ROWS, COLUMNS + n) * 700,  # depth in 16 bits
+        lambda n: np.where(objects_of(12 + n) > 3, objects_of(12 + n) + n, 0),  # parts of a face
+    ],
+)
+def test_what_does_not_number_objects(tmp_path, draw):
+    for number in range(4):
+        write_photo(tmp_path / f"images/{number}.png", number)
+        write_mask(tmp_path / f"masks/{number}.png", draw(number).astype(np.uint16))
+    assert "instance_masks" not in sniff_formats(tmp_path)
+
+
+def test_numbers_beyond_a_byte_are_objects(tmp_path):
+    """Tiles of a large image, whose numbers go on."""
+    for number in range(4):
+        write_photo(tmp_path / f"images/{number}.png", number)
+        objects = objects_of(3).astype(np.uint16)
+        write_mask(
+            tmp_path / f"masks/{number}.png",
+            np.where(objects > 0, objects + 997 * number, 0).astype(np.uint16),
+        )
+    assert [len(s.target.names) for s in read_table(tmp_path).samples] == [3] * 4
+
+
 def test_few_numbers_may_be_classes_or_objects(tmp_path):
     for number in range(4):
         write_photo(tmp_path / f"images/{number}.png", number)

@@ -23,7 +23,10 @@ from foveate.utils.rle import encode_rle_at
 OBJECT = "object"
 _NAMED = re.compile(r"_cp_masks$", re.IGNORECASE)  # Cellpose
 _SAMPLE = 8  # masks that are looked at
-_MAX_CONNECTED = 40  # objects of a mask whose pixels are tested for being connected
+_MAX_TESTED = 40  # objects of a mask whose pixels are looked at
+_BYTE = 255  # larger values are hardly classes
+_MIN_FILL = 0.2  # of the boxes around objects; lines and bands cover less of theirs
+_MAX_CHANGES = 0.3  # share of the pixels of objects at which values change
 _CERTAIN = 8  # objects in an image from which the values of masks are hardly classes
 _DOUBTFUL = 4
 _MOST_CLASSES = 64  # more are no classes
@@ -49,38 +52,74 @@ def find_numbering(masks: Sequence[Path]) -> Numbering | None:
 
     A few masks are opened.
     """
-    counts, tests = list[int](), list[tuple[bool, int, int, bool]]()
+    tests = list[_Test]()
     for index in np.unique(np.linspace(0, len(masks) - 1, min(len(masks), _SAMPLE)).round()):
-        path = masks[int(index)]
-        values = _numbers(path)
+        values = _numbers(masks[int(index)])
         if values is None:
             return None
         numbers = np.unique(values[values > 0])
         if len(numbers):
-            counts.append(len(numbers))
-            connected, tested = _count_connected(values, numbers)
-            runs = numbers[-1] <= 1.25 * len(numbers) and numbers[0] <= 0.25 * len(numbers) + 1
-            tests.append((bool(runs), connected, tested, values.dtype.itemsize > 1))
-    if not counts or max(counts) < 2:
+            tests.append(_test(values, numbers))
+    if not tests or max(test.count for test in tests) < 2:
         return None
-    if sum(connected for _, connected, _, _ in tests) < _SHARE * sum(t for _, _, t, _ in tests):
+    tested = sum(min(test.count, _MAX_TESTED) for test in tests)
+    if sum(test.connected for test in tests) < _SHARE * tested:
         return None
-    certainty = _certainty(counts, tests, all(_NAMED.search(mask.stem) for mask in masks[:_SAMPLE]))
-    return Numbering(max(counts), certainty) if certainty else None
+    if np.median([test.fill for test in tests]) < _MIN_FILL or any(
+        test.is_banded for test in tests
+    ):
+        return None
+    is_named = all(_NAMED.search(mask.stem) for mask in masks[:_SAMPLE])
+    certainty = _certainty(tests, is_named)
+    return Numbering(max(test.count for test in tests), certainty) if certainty else None
 
 
-def _certainty(
-    counts: list[int], tests: list[tuple[bool, int, int, bool]], is_named: bool
-) -> Literal["certain", "doubtful"] | None:
-    most, varied = max(counts), len(set(counts)) > 1
-    if is_named or most > _MOST_CLASSES:
+@dataclass(frozen=True)
+class _Test:
+    """What the values of a mask are like.
+
+    Attributes:
+        count: Number of different values but 0.
+        largest: The largest value.
+        connected: How many of the first objects are in one piece.
+        fill: Median share of the box around an object that it covers.
+        is_banded: Whether values change at many pixels, as in a gradient.
+    """
+
+    count: int
+    largest: int
+    connected: int
+    fill: float
+    is_banded: bool
+
+    @property
+    def runs(self) -> bool:
+        """Whether the values run from 1 to n without a gap."""
+        return self.largest == self.count
+
+
+def _test(values: np.ndarray, numbers: np.ndarray) -> _Test:
+    connected, fills = 0, list[float]()
+    for number, (rows, columns) in find_objects(values, numbers[:_MAX_TESTED]):
+        inside = values[rows, columns] == number
+        connected += ndimage.label(inside, structure=_EIGHT)[1] == 1
+        fills.append(float(inside.mean()))
+    left, right = values[:, :-1], values[:, 1:]
+    changes = ((left != right) & (left > 0) & (right > 0)).sum() / (values > 0).sum()
+    is_banded = bool(changes > _MAX_CHANGES)
+    return _Test(len(numbers), int(numbers[-1]), connected, float(np.median(fills)), is_banded)
+
+
+def _certainty(tests: list[_Test], is_named: bool) -> Literal["certain", "doubtful"] | None:
+    most, varied = max(test.count for test in tests), len({test.count for test in tests}) > 1
+    largest = max(test.largest for test in tests)
+    if is_named or most > _MOST_CLASSES or largest > _BYTE:
         return "certain"
-    if sum(runs for runs, _, _, _ in tests) < _SHARE * len(tests):
+    if most < _DOUBTFUL or sum(test.runs for test in tests) < _SHARE * len(tests):
         return None
-    is_wide = all(wide for _, _, _, wide in tests)  # classes fit into a byte
-    if (most >= _CERTAIN and varied) or (most >= _DOUBTFUL and varied and is_wide):
+    if varied and most >= _CERTAIN:
         return "certain"
-    return "doubtful" if most >= _DOUBTFUL and (varied or len(counts) == 1) else None
+    return "doubtful" if varied or len(tests) == 1 else None
 
 
 def _numbers(path: Path) -> np.ndarray | None:
@@ -92,16 +131,6 @@ def _numbers(path: Path) -> np.ndarray | None:
     except BrokenImage:
         return None
     return None if values is None or values.min() < 0 or values.max() > 2**24 else values
-
-
-def _count_connected(values: np.ndarray, numbers: np.ndarray) -> tuple[int, int]:
-    """How many of the first objects are in one piece, and how many were tested."""
-    tested = numbers[:_MAX_CONNECTED]
-    connected = 0
-    for number, (rows, columns) in find_objects(values, tested):
-        pieces = ndimage.label(values[rows, columns] == number, structure=_EIGHT)[1]
-        connected += pieces == 1
-    return connected, len(tested)
 
 
 def find_objects(

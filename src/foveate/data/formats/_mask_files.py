@@ -5,7 +5,6 @@ K: number of layers of a mask that has one for each class.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +126,7 @@ def _load(path: Path) -> np.ndarray:
         if "Object arrays" in str(error) or _begins_as_pickle(path):
             raise _pickled(path) from None
         raise _broken(path, str(error)) from None
-    except (OSError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes NumPy and zipfile raise nearly anything
         raise _broken(path, str(error)) from None
     return _whole_numbers(content, path)
 
@@ -155,11 +154,13 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
 def _layers_first(values: np.ndarray, path: Path) -> np.ndarray:
     """(H, W), or (K, H, W): the shorter one of the first and the last axis counts the layers."""
     shape = values.shape
+    if 0 in shape:
+        raise _broken(path, f"its shape is {shape}")
     if values.ndim == 3 and 1 in (shape[0], shape[2]):
         values = values[0] if shape[0] == 1 else values[..., 0]
     if values.ndim == 3 and shape[0] != shape[2] and min(shape[0], shape[2]) <= _MAX_LAYERS:
         values = values if shape[0] < shape[2] else np.moveaxis(values, -1, 0)
-    elif values.ndim != 2 or 0 in values.shape:
+    elif values.ndim != 2:
         raise _broken(
             path, f"its shape is {shape}; it has to be (H, W), (H, W, classes) or (classes, H, W)"
         )

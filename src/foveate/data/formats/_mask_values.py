@@ -124,7 +124,8 @@ def read_binary(path: Path) -> np.ndarray:
         BrokenImage: It cannot be decoded, or is in color.
     """
     values = require_values(path)
-    return np.asarray(values >= 128 if is_lossy(path) else values > 0)
+    middle = 128 if is_lossy(path) else (int(values.max()) + 1) // 2  # edges may be smoothed
+    return np.asarray((values > 0) & (values >= middle))
 
 
 def read_pixels(path: Path, channels: int) -> np.ndarray:
