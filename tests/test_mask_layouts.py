@@ -809,6 +809,21 @@ def test_slices_of_nnunets_volumes(tmp_path):
     assert "2 ('imagesTr/la_003_0000.nii.gz', 'imagesTr/la_004_0000.nii.gz')" in notes(table)
 
 
+def test_volumes_beside_volumes_of_labels(tmp_path):
+    write_volumes(tmp_path)
+    (tmp_path / "imagesTr").rename(tmp_path / "images")
+    (tmp_path / "labelsTr").rename(tmp_path / "labels")
+    (tmp_path / "dataset.json").unlink()
+    for file in list((tmp_path / "images").iterdir()):
+        file.rename(str(file).replace("_0000", ""))
+    table = read_table(tmp_path)
+    assert (table.format, table.classes) == ("masks", ("background", "foreground"))
+    assert len(table.samples) == 10
+    sample = table.samples[7]
+    assert (sample.key, sample.group) == ("images/la_004.nii.gz#0002", "images/la_004.nii.gz")
+    assert [each.target.mask.sum() for each in table.samples[5:]] == [0, 0, 200, 0, 0]
+
+
 def test_volumes_that_do_not_fit(tmp_path):
     nibabel = pytest.importorskip("nibabel")
     write_volumes(tmp_path)

@@ -83,6 +83,17 @@ def read_slice_values(path: Path, index: int) -> np.ndarray:
     return np.rot90(_read_labels(path, status.st_mtime_ns, status.st_size)[..., index])
 
 
+def read_all_values(path: Path) -> np.ndarray:
+    """Return a volume of class numbers as (slices x H, W) int32, one slice below the other.
+
+    Raises:
+        BrokenImage: The volume cannot be read, or holds fractions.
+    """
+    status = path.stat()
+    values = np.rot90(_read_labels(path, status.st_mtime_ns, status.st_size))
+    return np.moveaxis(values, -1, 0).reshape(-1, values.shape[1])
+
+
 @lru_cache(maxsize=_VOLUMES_KEPT)
 def _read_labels(path: Path, modified: int, size: int) -> np.ndarray:
     """(X, Y, Z) int32, in the axes of `_read_volume`."""

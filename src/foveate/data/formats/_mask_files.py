@@ -11,6 +11,7 @@ import numpy as np
 
 from foveate.data.discovery import is_image
 from foveate.errors import BrokenImage
+from foveate.images import nifti
 from foveate.images.codec import (
     read_header,
     read_image,
@@ -84,6 +85,8 @@ def read_layers_of(path: Path) -> np.ndarray | None:
 def read_values(path: Path) -> np.ndarray | None:
     """Return the values of a mask of one layer, (H, W) integers; None if it is in color.
 
+    The slices of a volume are one below the other.
+
     Raises:
         BrokenImage: It cannot be read.
     """
@@ -92,6 +95,8 @@ def read_values(path: Path) -> np.ndarray | None:
         if array.ndim == 3:
             raise _broken(path, f"it has {len(array)} layers, others of the same data have one")
         return array
+    if nifti.is_volume(path):
+        return nifti.read_all_values(path)
     try:
         return read_index_mask(path)
     except BrokenImage as error:

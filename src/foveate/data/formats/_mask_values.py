@@ -62,14 +62,13 @@ def read_mask(path: Path, encoding: MaskEncoding) -> np.ndarray:
         return np.where(indices == _UNKNOWN, IGNORE_INDEX, indices)
     if encoding.levels is not None:
         return _from_levels(path, encoding, encoding.levels)
-    values = require_values(path)
-    if encoding.kind == "objects":
-        return np.asarray(values > 0, dtype=np.int64)
-    return class_indices(values, path, encoding)
+    return class_indices(require_values(path), path, encoding)
 
 
 def class_indices(values: np.ndarray, path: Path, encoding: MaskEncoding) -> np.ndarray:
     """Return class values, (H, W), as int64 class indices. Raises DataError for other values."""
+    if encoding.kind == "objects":
+        return np.asarray(values > 0, dtype=np.int64)
     indices = _look_up(values, encoding.indices)
     if (indices == _UNKNOWN).any():
         raise _no_class(path, int(values[indices == _UNKNOWN][0]), encoding)

@@ -35,10 +35,12 @@ from foveate.data.formats._mask_files import is_lossy, mask_size, read_values
 from foveate.data.formats._mask_inference import infer_encoding, numbering_of
 from foveate.data.formats._mask_pairs import Pair, Pairing, find_pairs, key_of, read_splits
 from foveate.data.formats._mask_values import BACKGROUND, MaskEncoding, read_layers, read_union
-from foveate.data.issues import counted_issue, skip_and_record
+from foveate.data.formats._volume_masks import slices_of
+from foveate.data.issues import IssueLog, counted_issue, skip_and_record
 from foveate.data.split_names import is_part_name
 from foveate.errors import BrokenImage, DataError, did_you_mean
 from foveate.images.codec import read_size
+from foveate.images.nifti import is_volume
 from foveate.predictions import Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
 from foveate.utils.paths import printable
@@ -88,22 +90,41 @@ class Masks(Format):
         class_list = class_list_of(pairing)
         if pairing.layout == "per_class" and _are_layers(pairing):
             classes, targets = _layered_targets(pairing.pairs, class_list)
+            samples = _samples(pairing, targets)
         else:
             encoding, assumptions = infer_encoding(pairing.masks, class_list)
             classes, targets = encoding.classes, _single_targets(pairing.pairs, encoding, notes)
             notes += assumptions
-        splits, root = read_splits(pairing), pairing.config.root
-        samples = [
-            Sample(
-                pair.image.path,
-                key_of(pair.image.path, root),
-                target,
-                splits.get(pair.image.path.stem) or pair.image.split,
-            )
-            for pair, target in zip(pairing.pairs, targets, strict=True)
-        ]
+            samples = _with_slices(_samples(pairing, targets), pairing, encoding, notes)
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
-        return Table(ordered, classes, "masks", root, notes=tuple(notes))
+        return Table(ordered, classes, "masks", pairing.config.root, notes=tuple(notes))
+
+
+def _samples(pairing: Pairing, targets: list[Regions]) -> list[Sample]:
+    splits, root = read_splits(pairing), pairing.config.root
+    return [
+        Sample(
+            pair.image.path,
+            key_of(pair.image.path, root),
+            target,
+            splits.get(pair.image.path.stem) or pair.image.split,
+        )
+        for pair, target in zip(pairing.pairs, targets, strict=True)
+    ]
+
+
+def _with_slices(
+    samples: list[Sample], pairing: Pairing, encoding: MaskEncoding, notes: list[Issue]
+) -> list[Sample]:
+    """The samples, volumes as their slices."""
+    log, result = IssueLog(), list[Sample]()
+    for sample, pair in zip(samples, pairing.pairs, strict=True):
+        if is_volume(sample.file):
+            result += slices_of(sample, pair.masks[0].path, encoding, log)
+        else:
+            result.append(sample)
+    notes += log.issues()
+    return result
 
 
 def class_list_of(pairing: Pairing) -> ClassList | None:
@@ -148,6 +169,8 @@ def _require_equal_sizes(pairs: list[Pair]) -> list[Issue]:
     """Refuse the first mask of another size than its image; note pairs that cannot be opened."""
     broken = 0
     for pair in pairs:
+        if is_volume(pair.image.path):  # its slices are compared when they are counted
+            continue
         try:
             image_size = read_size(pair.image.path)
             mask_sizes = [mask_size(mask.path) for mask in pair.masks]

@@ -17,25 +17,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from foveate.data.discovery import extension_of, is_image, list_folder
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
 from foveate.data.formats._mask_pairs import key_of
-from foveate.data.formats._mask_values import MaskEncoding, class_indices, read_mask
+from foveate.data.formats._mask_values import MaskEncoding, read_mask
+from foveate.data.formats._volume_masks import slices_of
 from foveate.data.formats.masks import require_equal_size
 from foveate.data.issues import IssueLog, counted_issue, quoted, skip_and_record
-from foveate.data.stored_images import SliceOfFile
 from foveate.errors import BrokenImage, DataError
 from foveate.images import nifti
 from foveate.images.codec import read_size
-from foveate.messages import counted
 from foveate.predictions import IGNORE_INDEX, Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
@@ -48,10 +44,6 @@ _FOLDERS: tuple[tuple[str, str, Split | None], ...] = (
 _OTHER_VOLUMES = (".nrrd", ".mha", ".mhd", ".npz", ".b2nd")
 _MAX_BYTES = 100_000_000
 
-_SLICES = IssueKind(
-    "nnunet_slices", "volumes whose axial slices are read as images, one group for each volume"
-)
-_BROKEN = IssueKind("nnunet_broken", "volumes that cannot be read, dropped", "error", "files")
 _NO_LABEL = IssueKind("nnunet_without_label", "images without a label file, dropped", "warning")
 
 
@@ -203,7 +195,7 @@ def _samples(
             if label is None:
                 without.append(Location(key))
             elif nifti.is_volume(image):
-                yield from _slices(Sample(image, key, None, own_split), label, encoding, log)
+                yield from slices_of(Sample(image, key, None, own_split), label, encoding, log)
             else:
                 _check_size(image, label)
                 target = Regions(partial(read_mask, label, encoding))
@@ -211,39 +203,6 @@ def _samples(
     notes += log.issues()
     if without:
         notes.append(counted_issue(_NO_LABEL, without))
-
-
-def _slices(volume: Sample, label: Path, encoding: MaskEncoding, log: IssueLog) -> Iterator[Sample]:
-    """Yield the axial slices of a volume; log one that is broken."""
-    image = volume.file
-    try:
-        own, others = nifti.volume_size(image), nifti.volume_size(label)
-    except BrokenImage as error:
-        log.add(_BROKEN, volume.key, why=f"{error.brief}; {error.hint}")
-        return
-    with skip_and_record():
-        if own != others:
-            raise DataError(
-                "the label volume does not have the size of its image",
-                where=printable(label),
-                why=f"slices, height and width are {others}, those of the image {own}",
-                hint="resample the labels to the image, by nearest neighbor",
-                id="nnunet_size_differs",
-            )
-        log.add(_SLICES, volume.key, why=counted(own[0], "slice", "slices"))
-        for index in range(own[0]):
-            target = Regions(partial(_read_label_slice, label, index, encoding))
-            yield replace(
-                volume,
-                path=SliceOfFile(image, index),
-                key=f"{volume.key}#{index:04d}",
-                target=target,
-                group=volume.key,
-            )
-
-
-def _read_label_slice(label: Path, index: int, encoding: MaskEncoding) -> np.ndarray:
-    return class_indices(nifti.read_slice_values(label, index), label, encoding)
 
 
 def _stem(file: Path) -> str:
