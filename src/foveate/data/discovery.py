@@ -57,12 +57,18 @@ class _FolderMemory:
 
     folders: dict[str, Entries] = field(default_factory=dict)
     total: int = 0
+    children: dict[str, list[Path]] = field(default_factory=dict)
     conclusions: dict[object, Any] = field(default_factory=dict)
 
     def add(self, folder: str, entries: Entries) -> None:
         """Remember a folder, as long as there is room."""
         if self.total + len(entries) <= _MAX_REMEMBERED:
             self.folders[folder], self.total = entries, self.total + len(entries)
+
+    def add_children(self, folder: str, children: list[Path]) -> None:
+        """Remember what is in a folder itself, as long as there is room."""
+        if self.total + len(children) <= _MAX_REMEMBERED:
+            self.children[folder], self.total = children, self.total + len(children)
 
 
 _memory: ContextVar[_FolderMemory | None] = ContextVar("folder_memory", default=None)
@@ -236,6 +242,26 @@ def list_folder(folder: Path) -> list[Path]:
     Raises:
         DataError: The folder cannot be listed.
     """
+    memory = _memory.get()
+    known = memory.children.get(str(folder)) if memory else None
+    if known is None:
+        known = _list_folder(folder)
+        if memory:
+            memory.add_children(str(folder), known)
+    return list(known)
+
+
+def list_subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder` itself, ordered by name, without hidden ones.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
+    key = ("subfolders", str(folder))
+    return list(remember(key, lambda: [each for each in list_folder(folder) if each.is_dir()]))
+
+
+def _list_folder(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not _is_hidden(entry.name))

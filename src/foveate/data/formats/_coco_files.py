@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from foveate.data.boxes import class_name
-from foveate.data.discovery import list_folder
+from foveate.data.discovery import list_folder, list_subfolders
 from foveate.data.formats._box_table import is_file
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_from_name
@@ -38,11 +38,8 @@ def annotation_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if _is_annotations(path) else []
     folders = [path]
-    for child in list_folder(path):
-        name = child.name
-        if child.is_dir() and (
-            name.casefold() in ("annotations", "labels") or split_from_name(name)
-        ):
+    for child in list_subfolders(path):
+        if child.name.casefold() in ("annotations", "labels") or split_from_name(child.name):
             folders.append(child)
     files = [file for folder in folders for file in list_folder(folder) if _is_annotations(file)]
     return sorted(files, key=lambda file: (SPLIT_ORDER.index(split_of_file(file)), file))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from foveate.data.discovery import list_folder
+from foveate.data.discovery import list_folder, list_subfolders
 from foveate.data.formats import Fit
 from foveate.data.split_names import split_in_name
 from foveate.types import Split
@@ -33,7 +33,7 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
     if path.is_file():
         return [(path, None)] if fits(path) else []
     path = _data_folder(path)
-    splits = {child: split_in_name(child.name) for child in list_folder(path) if child.is_dir()}
+    splits = {child: split_in_name(child.name) for child in list_subfolders(path)}
     folders = {path: None, **{child: split for child, split in splits.items() if split}}
     tables = [
         (file, split)
@@ -57,7 +57,7 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
 
 def _data_folder(path: Path) -> Path:
     """The folder itself; or `data` in it where nothing else is, as in datasets of Hugging Face."""
-    folders = [child for child in list_folder(path) if child.is_dir()]
+    folders = list_subfolders(path)
     return folders[0] if [folder.name for folder in folders] == ["data"] else path
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.data.discovery import list_folder
+from foveate.data.discovery import list_folder, list_subfolders
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
 from foveate.data.formats._coco_files import (
@@ -77,9 +77,7 @@ def _caption_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if _is_captions(path) else []
     folders = [path]
-    for child in list_folder(path):
-        if child.is_dir() and child.name.casefold() == "annotations":
-            folders.append(child)
+    folders += [each for each in list_subfolders(path) if each.name.casefold() == "annotations"]
     return sorted(file for folder in folders for file in list_folder(folder) if _is_captions(file))
 
 

@@ -17,6 +17,7 @@ from foveate.data.discovery import (
     holds_images,
     is_image,
     list_folder,
+    list_subfolders,
     walk_folders,
 )
 from foveate.data.formats import Fit, Format, Reading
@@ -129,7 +130,7 @@ def _class_parents(root: Path) -> list[_ClassParent]:
     a single 'train' among 'bus' and 'car' is a vehicle. Names that only speak of a split, such as
     'training_set', count if these folders have the same classes.
     """
-    children = [child for child in list_folder(root) if child.is_dir() and holds_images(child)]
+    children = [child for child in list_subfolders(root) if holds_images(child)]
     splits = _split_folders(children)
     if not splits:
         return [_class_parent(root, None)]
