@@ -45,7 +45,7 @@ _GROUP_RANKS = (  # columns whose images belong together, the surest first
     ("sequence", "session", "site"),
 )
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
-_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), NUMBERS, TEXTS, ("crowd",)))
+_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)))
 _COUNTERS = frozenset({"", "index", "unnamed: 0"})  # columns that number the rows
 _MAX_PREVIEW = 100  # records that are read to learn the columns of a table
 
