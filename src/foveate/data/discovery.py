@@ -251,16 +251,6 @@ def list_folder(folder: Path) -> list[Path]:
     return list(known)
 
 
-def list_subfolders(folder: Path) -> list[Path]:
-    """Return the folders in `folder` itself, ordered by name, without hidden ones.
-
-    Raises:
-        DataError: The folder cannot be listed.
-    """
-    key = ("subfolders", str(folder))
-    return list(remember(key, lambda: [each for each in list_folder(folder) if each.is_dir()]))
-
-
 def _list_folder(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
