@@ -512,6 +512,23 @@ def test_outlines_of_yolo_are_masks_and_oriented_boxes_are_not(tmp_path, corners
     assert has_masks == (not any("oriented boxes" in str(note) for note in table.notes))
 
 
+def test_a_refusal_says_what_was_seen(tmp_path):
+    for number in range(3):
+        write_photo(tmp_path / "pictures" / f"{number}.png", seed=number)
+    (tmp_path / "scores.csv").write_text("who,quality\nanna,3\n")
+    (tmp_path / "notes.json").write_text('[{"id": 1, "comment": "x"}]')
+    with pytest.raises(DataError, match="no format fits") as caught:
+        read_table(tmp_path)
+    assert caught.value.why == (
+        "it holds 3 .png, 1 .json, 1 .csv; notes.json with a list of objects with the keys id,"
+        " comment; scores.csv with the columns quality, who"
+    )
+    assert "a table with the columns path and label" in caught.value.hint
+    (tmp_path / "pictures").rename(tmp_path.parent / "elsewhere")
+    with pytest.raises(DataError, match=r"contains no images.*it holds 1 .json, 1 .csv"):
+        read_table(tmp_path)
+
+
 def test_the_wanted_targets_choose_among_readings(tmp_path):
     write_coco(tmp_path / "coco")
     assert read_table(tmp_path / "coco").format == "coco"

@@ -13,6 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar
 
+from foveate.data.contents import describe_contents
 from foveate.data.discovery import find_images, list_folder, remember, remember_folders
 from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
@@ -266,6 +267,18 @@ def _no_format_fits(path: Path) -> DataError:
                 id="empty_data",
             )
         if not sum(1 for _ in find_images(path)):  # all: raises where a folder cannot be listed
-            return DataError("the folder contains no images", where=path, id="no_images")
-    hint = "name the format with --format " + "|".join(FORMATS.names())
-    return DataError("no format fits the data", where=path, hint=hint, id="no_format_fits")
+            return DataError(
+                "the folder contains no images",
+                where=path,
+                why=f"it holds {describe_contents(path)}",
+                hint="give the folder with the images",
+                id="no_images",
+            )
+    return DataError(
+        "no format fits the data",
+        where=path,
+        why=f"it holds {describe_contents(path)}" if path.is_dir() else describe_contents(path),
+        hint="put the images into a folder for each class, or give a table with the columns path"
+        " and label; if the layout is one of these, name it: --format " + "|".join(FORMATS.names()),
+        id="no_format_fits",
+    )
