@@ -12,8 +12,10 @@ from PIL import Image
 from foveate.data.formats import FORMATS, Fit, Reading, read_table, sniff_formats
 from foveate.data.split_names import is_part_name, split_in_name
 from foveate.data.survey import find_mask_folder, survey_folder
-from foveate.errors import DataError
+from foveate.errors import DataError, UsageError
 from foveate.predictions import Boxes, Labels, Regions
+from foveate.recipe import recipe_from
+from foveate.training.resolve import resolve_recipe
 from foveate.utils.rle import decode_rle
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -527,6 +529,18 @@ def test_a_refusal_says_what_was_seen(tmp_path):
     (tmp_path / "pictures").rename(tmp_path.parent / "elsewhere")
     with pytest.raises(DataError, match=r"contains no images.*it holds 1 .json, 1 .csv"):
         read_table(tmp_path)
+
+
+def test_data_without_training_images_are_refused(tmp_path):
+    for number in range(4):
+        write_photo(tmp_path / "data" / "val" / "ab"[number % 2] / f"{number}.png", seed=number)
+    (tmp_path / "table.csv").write_text(
+        "path,label,split\n"
+        + "".join(f"data/val/{'ab'[n % 2]}/{n}.png,{'ab'[n % 2]},val\n" for n in range(4))
+    )
+    recipe = recipe_from(tmp_path / "table.csv", {}, {})
+    with pytest.raises(UsageError, match=r"no training images.*all 4 images belong to val"):
+        resolve_recipe(recipe, read_table(tmp_path / "table.csv"))
 
 
 def test_the_wanted_targets_choose_among_readings(tmp_path):

@@ -205,6 +205,14 @@ def _resolve_backbone(resolution: Resolution) -> None:
 
 def _resolve_task(resolution: Resolution, table: Table) -> type[Task]:
     targets = _training_targets(table)
+    if table.samples and not targets:
+        splits = " and ".join(sorted({str(sample.split) for sample in table.samples}))
+        raise UsageError(
+            "there are no training images",
+            where=table.root,
+            why=f"all {len(table.samples)} images belong to {splits}",
+            hint="give the folder above, if the training images are beside it",
+        )
     if resolution.recipe.task.name == "auto":
         if table.samples:
             reason = Message("choice.label_type", "matches the type of the labels")
