@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import foveate
 from foveate.data.formats import FORMATS, Fit, read_table, sniff_formats
 from foveate.data.issues import collecting
 from foveate.data.tools.labelstudio import decode_brush, encode_brush
-from foveate.errors import DataError
+from foveate.errors import DataError, FoveateError
 from foveate.inference.writers import write_folder
 from foveate.predictions import Boxes, ImageResult, Labels, Regions
 from foveate.types import Table
@@ -990,3 +992,86 @@ def test_predictions_for_cvat_and_labelme_are_read_as_annotations(tmp_path):
     assert 'name="sub/b.png" width="64" height="48"' in xml
     labels = json.loads((tmp_path / "cvat/regions/labels.json").read_text())
     assert [label["name"] for label in labels] == ["bolt", "nut"]
+
+
+# --- damaged files
+
+ODD = (None, [], {}, "", "x", -1, 1e300, float("nan"), True, [[]], [None], {"a": None}, "\0", "/")
+ODD_TEXTS = ("", "x", "-1", "1e999", "nan", ";", ",", "1,2;", "99999999999999999999", "/", "..")
+
+
+def replace_somewhere(content: object, rng: np.random.Generator) -> object:
+    """Return JSON in which one value, at any depth, is another."""
+    if isinstance(content, dict | list) and content and rng.random() < 0.85:
+        keys = list(content) if isinstance(content, dict) else list(range(len(content)))
+        key = keys[rng.integers(len(keys))]
+        changed = content.copy()
+        changed[key] = replace_somewhere(changed[key], rng)
+        return changed
+    return ODD[rng.integers(len(ODD))]
+
+
+def damaged_files(root: Path, tool: str) -> tuple[Path, object]:
+    """Write a small data set of a tool; return the file to damage and its content."""
+    write_image(root / ("ds/img/a.png" if tool == "supervisely" else "a.png"))
+    mask = png(np.ones((20, 20)))
+    if tool == "labelme":
+        shapes = [labelme_shape("x", group_id=1), labelme_shape("y", "circle", SQUARE[:2])]
+        shapes.append(labelme_shape("z", "mask", [[1, 1], [20, 20]]))
+        shapes[2]["mask"] = base64.b64encode(mask).decode()
+        file = labelme_file(root / "a.png", shapes, flags={"good": True})
+    elif tool == "via":
+        regions = [via_region({"class": "x"}, **POLYGON), via_region({"class": "y"}, **RECT)]
+        file = write_json(root / "v.json", {"a.png1": via_image("a.png", regions, quality="good")})
+    elif tool == "labelstudio":
+        brush = {"format": "rle", "rle": encode_brush(square_mask())}
+        results = [ls_region("rectanglelabels", "x", PERCENT), ls_region("brushlabels", "y", brush)]
+        results.append(ls_region("polygonlabels", "z", {"points": LS_POINTS}))
+        file = write_json(root / "p.json", [ls_task(1, "a.png", ls_annotation(results))])
+    else:
+        bitmap = {"data": base64.b64encode(zlib.compress(mask)).decode(), "origin": [1, 1]}
+        objects = [
+            sly_object("x", "polygon", **sly_points(*map(tuple, SQUARE), interior=[SQUARE])),
+            sly_object("x", "bitmap", bitmap=bitmap),
+            sly_object("x", "oriented_bbox", points=[[10, 18], [30, 22]], angle=0.5),
+        ]
+        annotation = sly_annotation(objects, [{"name": "good"}])
+        file = write_json(write_sly(root, "x") / "ds/ann/a.png.json", annotation)
+    return file, json.loads(file.read_text())
+
+
+def read_or_refuse(root: Path, tool: str) -> None:
+    """Anything but an error of Foveate fails the test, also where problems are collected."""
+    for format in (tool, "tags", "outlines", "auto"):
+        with contextlib.suppress(FoveateError):
+            read_table(root, format)
+    with collecting(), contextlib.suppress(FoveateError):
+        read_table(root, tool)
+
+
+@pytest.mark.parametrize("tool", ["labelme", "via", "labelstudio", "supervisely"])
+def test_damaged_json_is_refused_or_read(tmp_path, tool):
+    file, content = damaged_files(tmp_path, tool)
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        file.write_text(json.dumps(replace_somewhere(content, rng)))
+        read_or_refuse(tmp_path, tool)
+
+
+def test_damaged_xml_of_cvat_is_refused_or_read(tmp_path):
+    for name in ("a.png", "frame_000000.png"):
+        write_image(tmp_path / name)
+    shapes = '<box label="x" xtl="1" ytl="1" xbr="9" ybr="9" rotation="5"/>'
+    shapes += (
+        '<ellipse label="x" cx="9" cy="9" rx="4" ry="4"/><polygon label="x" points="1,1;9,1;9,9"/>'
+    )
+    shapes += '<mask label="x" rle="1, 3" left="1" top="2" width="2" height="2"/><tag label="y"/>'
+    body = f'<image id="0" name="a.png" subset="Train" width="64" height="48">{shapes}</image>'
+    path = write_cvat(tmp_path / "x.xml", body + cvat_track(0, "x", (0, 1, 0)), cvat_labels("x"))
+    text, rng = path.read_text(), np.random.default_rng(0)
+    values = list(re.finditer(r'"([^"]*)"', text))[2:]
+    for _ in range(25):
+        value = values[rng.integers(len(values))]
+        odd = ODD_TEXTS[rng.integers(len(ODD_TEXTS))]
+        path.write_text(f"{text[: value.start(1)]}{odd}{text[value.end(1) :]}")
+        read_or_refuse(tmp_path, "cvat")

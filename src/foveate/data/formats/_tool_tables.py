@@ -19,6 +19,7 @@ from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.discovery import remember
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import BoxTableBuilder, is_file
+from foveate.data.formats._coco_files import stated_size
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
@@ -30,6 +31,7 @@ from foveate.utils.rle import decode_rle, encode_rle, encode_rle_at, parse_segme
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels."""
 
+_MAX_SIDE = 1_000_000  # px of an image
 _CORNERS_OF_CURVE = 64  # of the polygon that replaces a circle or an ellipse
 _MANY_OUTLINES = 0.5  # share of objects with an outline from which boxes count as outlines, too
 
@@ -151,8 +153,16 @@ class ToolTable(BoxTableBuilder):
         else:
             image.add_polygon(points, name, group)
 
-    def size_of(self, path: Path) -> tuple[int, int] | None:
-        """Return the (H, W) of an image; None if it is missing or broken, which is logged later."""
+    def size_of(self, path: Path, stated: Any = None) -> tuple[int, int] | None:
+        """Return the (H, W) of an image; None if it is missing or broken, which is logged later.
+
+        Args:
+            path: The image.
+            stated: What the annotations state: `height` and `width`; if valid, it is trusted.
+        """
+        size = stated_size(stated) if isinstance(stated, dict) else None
+        if size is not None and max(size) <= _MAX_SIDE:
+            return size
         try:
             return read_size(path) if is_file(path) else None
         except BrokenImage:
@@ -296,6 +306,19 @@ class ToolFormat(Format):
             DataError: The annotations cannot be used, or there are no images or valid boxes.
         """
         return self.collect(path).boxes(self.format)
+
+
+# --- JSON
+
+
+def objects_in(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a JSON list; none if it is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def object_of(value: object) -> dict[str, Any]:
+    """Return a JSON object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 # --- shapes

@@ -20,7 +20,6 @@ import numpy as np
 from foveate.data.boxes import class_name
 from foveate.data.discovery import find_images
 from foveate.data.formats._box_export import copy_images, unsupported_notes
-from foveate.data.formats._coco_files import stated_size
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -152,8 +151,7 @@ def _read_image(
     path = locator.find([name], [*folders, file.parent / "images", file.parent])
     inside = path.relative_to(table.root).parts[:-1] if path.is_relative_to(table.root) else ()
     split = split_in_name(subset) or split_in_folders(inside)
-    image = AnnotatedImage(path, split, size=stated_size(dict(element.attrib)))
-    image.size = image.size or table.size_of(path)
+    image = AnnotatedImage(path, split, size=table.size_of(path, dict(element.attrib)))
     for child in element:
         where = f"{printable(file)}, image {name!r}"[:200]
         with skip_and_record():

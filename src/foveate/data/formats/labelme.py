@@ -21,7 +21,6 @@ from foveate.data.boxes import class_name
 from foveate.data.discovery import is_image, walk_folders
 from foveate.data.formats._box_export import copy_images, unsupported_notes
 from foveate.data.formats._box_table import NO_BOX
-from foveate.data.formats._coco_files import stated_size
 from foveate.data.formats._tool_files import (
     ImageLocator,
     files_by_extension,
@@ -40,6 +39,7 @@ from foveate.data.formats._tool_tables import (
     ToolTable,
     bounds,
     ellipse,
+    object_of,
     points,
 )
 from foveate.data.issues import skip_and_record
@@ -188,12 +188,11 @@ def _read_file(file: Path, table: ToolTable, locator: ImageLocator) -> None:
     path = locator.find(names, [file.parent])
     if not path.is_file() and content.get("imageData"):
         table.log.add(_EMBEDDED, table.key(path))
-    size = stated_size({"height": content.get("imageHeight"), "width": content.get("imageWidth")})
+    stated_size = {"height": content.get("imageHeight"), "width": content.get("imageWidth")}
     split = split_in_folders(_folders(path, table.root) or _folders(file, table.root))
-    image = AnnotatedImage(path, split, size=size or table.size_of(path))
-    flags = content.get("flags")
-    if isinstance(flags, dict):
-        image.tags += [class_name(name) for name, value in flags.items() if value is True]
+    image = AnnotatedImage(path, split, size=table.size_of(path, stated_size))
+    flags = object_of(content.get("flags"))
+    image.tags += [class_name(name) for name, value in flags.items() if value is True]
     for index, shape in enumerate(content["shapes"], start=1):
         with skip_and_record():
             _add_shape(shape, image, table, f"{where}, shape {index}")
@@ -211,7 +210,7 @@ def _add_shape(shape: Any, image: AnnotatedImage, table: ToolTable, where: str) 
     if name in _IGNORED:
         table.log.add(_RESERVED, key)
         return
-    if any((shape.get("flags") or {}).values()):
+    if any(object_of(shape.get("flags")).values()):
         table.log.add(ATTRIBUTES, key)
     kind, corners = shape.get("shape_type") or "polygon", points(shape.get("points"), where)
     if kind == "rectangle" and len(corners) >= 4:
@@ -220,7 +219,8 @@ def _add_shape(shape: Any, image: AnnotatedImage, table: ToolTable, where: str) 
         image.add_box(bounds(corners), name, corners)
         table.log.add(ROTATED, key)
     elif kind == "polygon":
-        table.add_polygon(image, corners, name, shape.get("group_id"))
+        group = shape.get("group_id")
+        table.add_polygon(image, corners, name, group if isinstance(group, int | str) else None)
     elif kind == "circle" and len(corners) == 4:
         radius = math.dist(corners[:2], corners[2:])
         image.add_polygon(ellipse((corners[0], corners[1]), (radius, radius)), name)

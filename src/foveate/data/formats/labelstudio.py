@@ -42,6 +42,7 @@ from foveate.data.formats._tool_tables import (
     bounds,
     ellipse,
     number,
+    objects_in,
     points,
     rotate,
 )
@@ -213,10 +214,10 @@ def _read_file(file: Path, table: ToolTable) -> Iterator[_Annotation]:
 
 
 def _from_full(task: dict[str, Any], where: str) -> Iterator[_Annotation]:
-    for entry in task.get("annotations") or task.get("completions") or []:
-        if not isinstance(entry, dict) or entry.get("was_cancelled") or entry.get("skipped"):
+    for entry in objects_in(task.get("annotations") or task.get("completions")):
+        if entry.get("was_cancelled") or entry.get("skipped"):
             continue
-        results = [each for each in entry.get("result") or [] if isinstance(each, dict)]
+        results = objects_in(entry.get("result"))
         regions: dict[str, dict[str, Any]] = {}
         choices: list[str] = []
         for index, result in enumerate(results):

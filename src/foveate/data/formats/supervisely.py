@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 from foveate.data.boxes import class_name
 from foveate.data.discovery import find_images
-from foveate.data.formats._coco_files import stated_size
 from foveate.data.formats._tool_files import (
     files_by_extension,
     not_of_tool,
@@ -145,9 +144,9 @@ def _read_file(file: Path, path: Path | None, table: ToolTable) -> None:
         )
     path = path or file.parent.parent / _IMAGES / file.name.removesuffix(".json")
     split = split_in_folders(file.parent.relative_to(table.root).parts[:-1])
-    image = AnnotatedImage(path, split, size=stated_size(content.get("size") or {}))
-    image.size = image.size or table.size_of(path)
-    for tag in content.get("tags") or []:
+    image = AnnotatedImage(path, split, size=table.size_of(path, content.get("size")))
+    tags = content.get("tags")
+    for tag in tags if isinstance(tags, list) else []:
         name = class_name(tag.get("name") or "") if isinstance(tag, dict) else class_name(tag)
         if split_from_name(name):
             image.split = split_from_name(name)
@@ -177,7 +176,14 @@ def _add_object(entry: Any, image: AnnotatedImage, table: ToolTable, where: str)
         table.log.add(ROTATED, key)
     elif kind == "polygon":
         holes = stated.get("interior") if isinstance(stated, dict) else None
-        _add_polygon(points(exterior, where), holes or [], name, image, table, where)
+        _add_polygon(
+            points(exterior, where),
+            holes if isinstance(holes, list) else [],
+            name,
+            image,
+            table,
+            where,
+        )
     elif kind in ("bitmap", "alpha_mask"):
         _add_bitmap(entry.get("bitmap"), name, image, where)
     else:

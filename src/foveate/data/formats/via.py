@@ -37,6 +37,8 @@ from foveate.data.formats._tool_tables import (
     ToolTable,
     ellipse,
     number,
+    object_of,
+    objects_in,
     points,
 )
 from foveate.data.issues import skip_and_record
@@ -206,13 +208,12 @@ def _from_json(value: Any, file: Path) -> Iterator[_Entry]:
         name = value.get("filename") if isinstance(value, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise DataError("an image has no filename", where=printable(file), id="via_no_filename")
-        regions = value.get("regions") or []
-        regions = regions.values() if isinstance(regions, dict) else regions  # of VIA 1
-        entry = _Entry(name, attributes=_object(value.get("file_attributes")))
-        for region in regions:
-            if isinstance(region, dict):
-                shape = _object(region.get("shape_attributes"))
-                entry.regions.append((shape, _object(region.get("region_attributes"))))
+        regions = value.get("regions")
+        regions = list(regions.values()) if isinstance(regions, dict) else regions  # of VIA 1
+        entry = _Entry(name, attributes=object_of(value.get("file_attributes")))
+        for region in objects_in(regions):
+            shape = object_of(region.get("shape_attributes"))
+            entry.regions.append((shape, object_of(region.get("region_attributes"))))
         yield entry
 
 
@@ -225,10 +226,10 @@ def _from_csv(file: Path) -> Iterator[_Entry]:
                 cells = {str(key).lstrip("#"): cell for key, cell in row.items()}
                 name = cells.get("filename") or ""
                 if name.strip():
-                    attributes = _object(json.loads(cells.get("file_attributes") or "{}"))
+                    attributes = object_of(json.loads(cells.get("file_attributes") or "{}"))
                     entry = entries.setdefault(name, _Entry(name, attributes=attributes))
-                    shape = _object(json.loads(cells.get("region_shape_attributes") or "{}"))
-                    others = _object(json.loads(cells.get("region_attributes") or "{}"))
+                    shape = object_of(json.loads(cells.get("region_shape_attributes") or "{}"))
+                    others = object_of(json.loads(cells.get("region_attributes") or "{}"))
                     entry.regions += [(shape, others)] if shape else []
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(
@@ -238,10 +239,6 @@ def _from_csv(file: Path) -> Iterator[_Entry]:
             id="via_invalid_csv",
         ) from None
     yield from entries.values()
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 # --- attributes
