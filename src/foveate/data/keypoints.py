@@ -18,9 +18,9 @@ SIDE = 64  # px of a thumbnail
 MAX_KEYPOINTS = 40  # of an image, the most pronounced ones
 
 _SIGMAS = 1.1 * 2 ** (np.arange(10) / 3)  # px, of the levels
-_MIN_CONTRAST = 0.01  # of an extremum, relative to the standard deviation of the image
-_MIN_RESPONSE = 0.002  # of an extremum, of gray values in [0, 1]; below lies the noise of JPEG
-_MAX_ELONGATION = 8.0  # ratio of the curvatures; along an edge a keypoint is not localized
+_MIN_CONTRAST = 0.004  # of an extremum, relative to the standard deviation of the image
+_MIN_RESPONSE = 0.001  # of an extremum, of gray values in [0, 1]; below lies the noise of JPEG
+_MAX_ELONGATION = 12.0  # ratio of the curvatures; along an edge a keypoint is not localized
 _MIN_STRUCTURE = 0.03  # ratio of the squared gradients of the weaker direction and the stronger
 _PATCH, _SPACING = 8, 1.3  # samples along the side of a patch, and their distance in sigmas
 _SAME = 0.7  # distance in sigmas at which gradients are measured

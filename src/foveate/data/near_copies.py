@@ -24,12 +24,12 @@ from foveate.data.keypoints import (
 )
 from foveate.data.registration import compare, match, refine, tints_after
 
-_TABLES = 12  # of hashes
-_HASHED = 20  # coefficients, the lowest
-_PER_BUCKET = 2.0  # keypoints that a bucket holds on average
+_TABLES = 32  # of hashes
+_HASHED = 28  # coefficients, the lowest
+_PER_BUCKET = 1.0  # keypoints that a bucket holds on average
 _MAX_BUCKET = 32  # keypoints; larger buckets hold patches that every image has
 _MIN_VOTES = 2  # equal hashes of a candidate
-_MAX_CANDIDATES = 5  # of an image
+_MAX_CANDIDATES = 6  # of an image
 _MAX_VOTES = 20_000_000  # that are counted at once: 160 MB
 _BATCH = 1024  # pairs that are verified at once
 _MIN_AGREEING = 2.0  # matches of a pair that is compared, counted by their similarity
@@ -39,6 +39,7 @@ _MAX_AREA = 5.0  # of one image, in that of the other
 _IMPROVED = 0.1  # overlap that refinement may add
 _MIN_OVERLAP = 0.55  # of the image that shows more: a crop of 80 % of the sides has 0.64
 _MIN_REST = 0.5  # of the contrast, beside a covered part
+_RESAMPLED = 4 / 3  # times the distance to 1 that edited copies have from sampling alone
 _COVERED = 0.4  # of the way to 1 that the similarity beside a covered part must exceed others
 _FEW = 6  # keypoints; images with fewer are also compared as wholes
 
@@ -53,7 +54,8 @@ def find_near_copies(
     Args:
         thumbnails: (N, 64, 64) uint8 gray levels.
         tints: (N, 2, 64) int8 colors.
-        threshold: The least correlation of gray levels, in (0, 1).
+        threshold: The least correlation of gray levels, in (0, 1), where nothing was edited; a
+            third more may be missing to 1 after an edit.
 
     Yields:
         (2, P) indices; the first of a pair is smaller.
@@ -195,6 +197,7 @@ class _Images:
         near, far = near[kept], far[kept]
         transforms = refine(self.thumbnails, near, far, transforms[kept])
         final = compare(self.thumbnails, near, far, transforms)
+        threshold = 1 - _RESAMPLED * (1 - threshold)
         beside = final.uncovered >= threshold + _COVERED * (1 - threshold)
         same = (final.similarity >= threshold) | (beside & (final.rest >= _MIN_REST))
         same &= final.overlap >= _MIN_OVERLAP

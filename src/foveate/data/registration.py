@@ -28,7 +28,6 @@ _FINE = 2.0  # px that it may be off in the end
 _SPREAD = 0.12  # px more per px of distance: a single match knows angle and size roughly
 _AFFINE = 6  # matches from which a transform may shear
 _STEP = 2  # px between the points at which a transform is refined
-_REFINEMENTS = 2
 _OUTLIER = 1.5  # standard deviations from which a difference counts less
 _CELL = 4  # px; windows of twice that size are compared
 _NOISE = 0.01  # of the variance of an image: less variance in a window is taken for noise
@@ -36,7 +35,8 @@ _DARK = 3e-5  # variance of gray values in [0, 1] that is noise anyway
 _FULL = 0.75  # of a window must lie on the other image
 _HIDDEN = 7  # windows: the side of a part that may be covered, of 15
 
-_SOFT, _SOFTER = blur_matrix(0.8), blur_matrix(1.0)
+_SOFT = blur_matrix(0.8)
+_REFINEMENTS = ((blur_matrix(2.5), 5), (_SOFT, 5))  # blur and steps: from coarse to fine
 _GRID = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)[::-1]  # x and y of each pixel
 
 
@@ -154,13 +154,21 @@ def refine(
     Returns:
         (P, 2, 3).
     """
-    one, other = (blur(_gray(thumbnails[index]), _SOFTER) for index in (near, far))
+    images = [_gray(thumbnails[index]) for index in (near, far)]
+    for matrix, steps in _REFINEMENTS:
+        transforms = _descend(*(blur(each, matrix) for each in images), transforms, steps)
+    return transforms
+
+
+def _descend(one: np.ndarray, other: np.ndarray, transforms: np.ndarray, steps: int) -> np.ndarray:
+    """Take Gauss-Newton steps towards equal gray levels of (P, S, S) and (P, S, S)."""
+    count = len(one)
     down, right = np.gradient(other, axis=(1, 2))
     x, y = (each[None, ::_STEP, ::_STEP] for each in _GRID)
-    target, index = one[:, ::_STEP, ::_STEP], np.arange(len(near))[:, None, None]
+    target, index = one[:, ::_STEP, ::_STEP], np.arange(count)[:, None, None]
     size = (SIDE // _STEP) ** 2
     basis = np.stack([(x - SIDE / 2) / SIDE, (y - SIDE / 2) / SIDE, np.ones_like(x)])
-    for _ in range(_REFINEMENTS):
+    for _ in range(steps):
         where = _apply(transforms, x, y)
         weights = _inside(*where).astype(np.float32)
         total = np.maximum(1, weights.sum((1, 2), keepdims=True))
@@ -173,12 +181,12 @@ def refine(
         weights = weights / (1 + (difference / deviation / _OUTLIER) ** 2)
         slopes = [gain * sample(each, index, *where) for each in (right, down)]
         columns = np.stack([slope * each for slope in slopes for each in basis])
-        columns = columns.reshape(6, len(near), size).transpose(1, 0, 2)
-        weighted = columns * weights.reshape(len(near), 1, size)
+        columns = columns.reshape(6, count, size).transpose(1, 0, 2)
+        weighted = columns * weights.reshape(count, 1, size)
         normal = weighted @ columns.transpose(0, 2, 1)
         normal += np.eye(6) * (1e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-9)
-        pull = weighted @ difference.reshape(len(near), size, 1)
-        step = np.clip(np.linalg.solve(normal, pull), -3, 3).reshape(len(near), 2, 3)
+        pull = weighted @ difference.reshape(count, size, 1)
+        step = np.clip(np.linalg.solve(normal, pull), -3, 3).reshape(count, 2, 3)
         step[:, :, :2] /= SIDE
         step[:, :, 2] -= step[:, :, :2].sum(2) * SIDE / 2
         transforms = transforms + step
