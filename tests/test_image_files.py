@@ -31,6 +31,7 @@ from foveate.errors import BrokenImage, DataError
 from foveate.images import installed
 from foveate.images.codec import read_header, read_image, read_size
 from foveate.images.jpeg import ends_early
+from foveate.images.nifti import count_slices
 from foveate.images.pixels import Rendering
 from foveate.recipe import Recipe, recipe_from, with_settings
 from foveate.training.resolve import resolve_recipe
@@ -289,6 +290,27 @@ def test_damaged_medical_files_are_named(tmp_path):
     assert "a/x.nii" in {sample.key for sample in read_table(tmp_path / "data").samples}
     with pytest.raises(BrokenImage, match=r"this is a volume.*read its slices"):
         read_image(tmp_path / "data" / "a" / "x.nii")
+
+
+def test_files_that_claim_too_much_memory_are_refused_before_decoding(tmp_path):
+    """A few bytes of header can state any size."""
+    path = write_dicom(tmp_path / "a.dcm", ramp(), Rows=60000, Columns=60000)
+    with pytest.raises(BrokenImage, match=r"too large to decode safely.*6.7 GiB"):
+        read_image(path)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 5), np.float64), planarconfig="contig")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        tags = file.pages.first.tags
+        offsets = [tags[name].valueoffset for name in ("ImageWidth", "ImageLength")]
+    for offset in offsets:
+        content[offset : offset + 2] = (60000).to_bytes(2, "little")
+    with pytest.raises(BrokenImage, match="too large to decode safely"):
+        read_image(bytes(content))
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((2000, 2000, 2000))
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + b"\0" * 100)
+    with pytest.raises(BrokenImage, match="volume cannot be read"):
+        count_slices(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize(

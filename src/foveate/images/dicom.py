@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foveate.errors import BrokenImage
+from foveate.images.installed import refuse_large
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -58,6 +59,8 @@ def render(source: Path | bytes, frame: int = 0) -> np.ndarray:
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
+    bits = dataset.BitsAllocated * dataset.get("SamplesPerPixel", 1)
+    refuse_large(dataset.Rows * dataset.Columns * bits // 8, None)
     values = pixel_array(dataset, index=frame)
     meaning = dataset.PhotometricInterpretation
     if meaning == "PALETTE COLOR":

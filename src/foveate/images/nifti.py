@@ -14,7 +14,7 @@ from foveate.images.installed import require_reader
 from foveate.utils.paths import printable
 
 VOLUME_EXTENSIONS = (".nii", ".nii.gz")
-MAX_VOXELS = 2**29
+MAX_VOXELS = 2**28
 _PERCENTILES = (0.5, 99.5)  # of a volume: black and white
 _VOLUMES_KEPT = 2  # decoded volumes that are held in memory: slices are read one after the other
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from foveate.errors import BrokenImage
 from foveate.images import dicom
-from foveate.images.installed import require_reader
+from foveate.images.installed import refuse_large, require_reader
 from foveate.images.nifti import VOLUME_EXTENSIONS
 
 HEIC_EXTENSIONS = (".heic", ".heif")
@@ -71,6 +70,7 @@ def _read_heic(source: Path | bytes) -> np.ndarray:
     from pi_heif import open_heif
 
     image = open_heif(io.BytesIO(source) if isinstance(source, bytes) else source)
+    refuse_large(3 * image.size[0] * image.size[1], None)
     return np.asarray(image.to_pillow().convert("RGB"))
 
 
@@ -80,13 +80,7 @@ def _read_tiff(source: Path | bytes) -> Values:
 
     with TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         page = file.pages.first
-        if page.imagewidth * page.imagelength > (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise BrokenImage(
-                "this image is too large to decode safely",
-                why=f"{page.imagewidth} x {page.imagelength} px",
-                hint="scale it down first, or cut it into tiles",
-                id="too_large_image",
-            )
+        refuse_large(page.nbytes, None)
         array = page.asarray()
         if array.ndim == 3 and page.planarconfig == 2:  # separate planes: bands come first
             array = np.moveaxis(array, 0, -1)
