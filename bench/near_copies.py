@@ -149,12 +149,14 @@ def cluster(count: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
     return clusters
 
 
-def measure_recall(files: list[Path], side: int) -> None:
+def measure_recall(files: list[Path], side: int, chosen: list[str]) -> None:
     originals, copies = Fingerprints(), dict[str, Fingerprints]()
     for number, file in enumerate(files):
         originals.add(read_image(file, side)[0])
         image = Image.fromarray(read_image(file)[0])
         for name, copy in edit(image, random.Random(number)).items():
+            if chosen and not any(word in name for word in chosen):
+                continue
             copies.setdefault(name, Fingerprints()).add(saved(copy, 90, side))
     first, count = originals.arrays(), len(files)
     print("| copies | found | share | 95 % interval | by whole thumbnails alone |")
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, nargs="+", default=[0], help="0 = all")
     parser.add_argument("--decoded", choices=SIDES, default="fit")
+    parser.add_argument("--edits", nargs="+", default=[], help="words in names of edits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("merges"))
     options = parser.parse_args()
@@ -249,7 +252,7 @@ def main() -> None:
     files = files[: max(options.images)] if max(options.images) else files
     with threadpool_limits(1):
         if options.what == "recall":
-            measure_recall(files, SIDES[options.decoded])
+            measure_recall(files, SIDES[options.decoded], options.edits)
         elif options.what == "merges":
             list_merges(files, SIDES[options.decoded], options.out)
         else:

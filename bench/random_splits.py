@@ -4,10 +4,10 @@
 
 The default probe is cross-validated in 5 folds: random ones; ones that keep near-copies together
 that are found by pixels; ones that keep copies and sequences together that are found by names;
-both, as `fit` divides; and groups that the data state, where they do: the tracks of traffic_signs,
-the films of fights. In `emoji` the category of a drawing is learned, and the same emoji is drawn in two
-styles, which is taken for the stated group. `fights` are eight frames of each clip; it takes the
-package av.
+both, as `fit` divides; and groups that the data state: the tracks of traffic_signs,
+the films of fights. In `emoji` the category of a drawing is learned, and the same emoji is drawn in
+two styles, which is taken for the stated group. `fights` are eight frames of each clip; it takes
+the package av.
 
 The regularization is selected in the same folds. Intervals are Wilson's for the mean of the seeds.
 
@@ -131,6 +131,7 @@ def groupings(scanned: ScannedTable) -> dict[str, list[str]]:
 def measure(name: str, table: Table, seeds: list[int], size: int) -> None:
     task = {"name": "classify", "features": "maps", "multilabel": False, "class_weights": "none"}
     settings = {"backbone.weights": "offline", "backbone.size": size, "task": task}
+    settings["tuning.name"] = "probe"
     model = build_model(with_settings(Recipe(), settings), table.classes)
     scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
     transform = evaluation_transform(model.backbone.input, model.task.framing)

@@ -46,7 +46,10 @@ def main() -> None:
     table = read_table(options.folder)
     task = {"name": "classify", "features": "maps", "multilabel": False, "class_weights": "none"}
     model = build_model(
-        with_settings(Recipe(), {"backbone.weights": "offline", "task": task}), table.classes
+        with_settings(
+            Recipe(), {"backbone.weights": "offline", "task": task, "tuning.name": "probe"}
+        ),
+        table.classes,
     )
     scanned = scan(table, model.backbone.input.size, "crop", Recipe().data)
     transform = evaluation_transform(model.backbone.input, model.task.framing)

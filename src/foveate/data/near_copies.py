@@ -24,12 +24,12 @@ from foveate.data.keypoints import (
 )
 from foveate.data.registration import compare, match, refine, tints_after
 
-_TABLES = 32  # of hashes
+_TABLES = 48  # of hashes
 _HASHED = 28  # coefficients, the lowest
 _PER_BUCKET = 1.0  # keypoints that a bucket holds on average
 _MAX_BUCKET = 32  # keypoints; larger buckets hold patches that every image has
 _MIN_VOTES = 2  # equal hashes of a candidate
-_MAX_CANDIDATES = 6  # of an image
+_MAX_CANDIDATES = 8  # of an image
 _MAX_VOTES = 20_000_000  # that are counted at once: 160 MB
 _BATCH = 1024  # pairs that are verified at once
 _MIN_AGREEING = 2.0  # matches of a pair that is compared, counted by their similarity

@@ -154,9 +154,9 @@ def refine(
     Returns:
         (P, 2, 3).
     """
-    images = [_gray(thumbnails[index]) for index in (near, far)]
+    one, other = (_gray(thumbnails[index]) for index in (near, far))
     for matrix, steps in _REFINEMENTS:
-        transforms = _descend(*(blur(each, matrix) for each in images), transforms, steps)
+        transforms = _descend(blur(one, matrix), blur(other, matrix), transforms, steps)
     return transforms
 
 
