@@ -39,6 +39,7 @@ bench:  # most benchmarks; many hours
 	$(PYTHON) bench/generate.py
 	$(PYTHON) bench/explain.py
 	$(PYTHON) bench/calibration.py
+	$(PYTHON) bench/regress.py
 	$(PYTHON) bench/export.py
 	$(PYTHON) bench/serve.py
 	$(PYTHON) bench/crash_safety.py
