@@ -28,6 +28,7 @@ _TABLES = 48  # of hashes
 _HASHED = 28  # coefficients, the lowest
 _PER_BUCKET = 1.0  # keypoints that a bucket holds on average
 _MAX_BUCKET = 32  # keypoints; larger buckets hold patches that every image has
+_NEIGHBORS = 6  # keypoints of a bucket that each is paired with
 _MIN_VOTES = 2  # equal hashes of a candidate
 _MAX_CANDIDATES = 8  # of an image
 _MAX_VOTES = 20_000_000  # that are counted at once: 160 MB
@@ -130,7 +131,7 @@ class _Votes:
         sizes = np.diff(np.r_[starts, len(ordered)])
         left = np.repeat(starts + sizes, sizes) - np.arange(len(ordered)) - 1
         left[np.repeat(sizes > _MAX_BUCKET, sizes)] = 0
-        for step in range(1, _MAX_BUCKET):
+        for step in range(1, _NEIGHBORS + 1):
             one = np.flatnonzero(left >= step)
             if not len(one):
                 break
