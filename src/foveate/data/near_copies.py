@@ -41,7 +41,7 @@ _IMPROVED = 0.1  # overlap that refinement may add
 _MIN_OVERLAP = 0.55  # of the image that shows more: a crop of 80 % of the sides has 0.64
 _MIN_REST = 0.5  # of the contrast, beside a covered part
 _RESAMPLED = 4 / 3  # times the distance to 1 that edited copies have from sampling alone
-_COVERED = 0.4  # of the way to 1 that the similarity beside a covered part must exceed others
+_COVERED = 1 / 3  # times that distance may be missing beside a covered part
 _FEW = 6  # keypoints; images with fewer are also compared as wholes
 
 
@@ -198,8 +198,8 @@ class _Images:
         near, far = near[kept], far[kept]
         transforms = refine(self.thumbnails, near, far, transforms[kept])
         final = compare(self.thumbnails, near, far, transforms)
+        beside = final.uncovered >= 1 - _COVERED * (1 - threshold)
         threshold = 1 - _RESAMPLED * (1 - threshold)
-        beside = final.uncovered >= threshold + _COVERED * (1 - threshold)
         same = (final.similarity >= threshold) | (beside & (final.rest >= _MIN_REST))
         same &= final.overlap >= _MIN_OVERLAP
         moved, inside = tints_after(self.tints[far], transforms)
