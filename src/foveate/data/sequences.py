@@ -19,6 +19,7 @@ from foveate.data.copy_names import Numbered, numbered_names
 _MIN_LENGTH = 3  # images of a sequence
 _MIN_PAIRS = 20  # neighbors, from which something can be said
 _MIN_ALIKE = 0.8  # of neighbors are more alike than others; 0.5 by chance
+_CHANCE = 0.5  # of neighbors; a short sequence beside others is believed above it
 _OTHERS = 8  # images that each pair of neighbors is compared with
 _MIN_OTHERS = 10  # images of other sequences of a folder, else those far away in the same one
 _FAR = 4  # a quarter of a sequence away
@@ -62,7 +63,7 @@ def find_sequences(keys: Sequence[str], rows: np.ndarray) -> Sequences | None:
         return None
     stretches, is_divided = list[np.ndarray](), False
     for each, share in zip(numbered, shares, strict=True):
-        if len(share) and share.mean() < _MIN_ALIKE:
+        if len(share) and share.mean() <= _CHANCE:
             continue  # this one is not, for example the photos beside a video
         is_long = len(each.members) > _LONG and len(in_folder[each.folder]) == 1
         is_divided |= is_long
