@@ -531,6 +531,24 @@ def test_a_refusal_says_what_was_seen(tmp_path):
         read_table(tmp_path)
 
 
+def test_a_table_beside_class_folders_adds_groups_or_is_asked_about(tmp_path):
+    rows = []
+    for number in range(8):
+        label = "ab"[number % 2]
+        write_photo(tmp_path / label / f"{number}.png", seed=number)
+        rows.append(f"{label}/{number}.png,{label},g{number // 4}\n")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,group\n" + "".join(rows))
+    assert read_table(tmp_path).format == "table"
+    assert {sample.group for sample in read_table(tmp_path).samples} == {"g0", "g1"}
+    table.write_text("path,label,group\n" + "".join(rows).replace("a/0.png,a", "a/0.png,b"))
+    with pytest.raises(DataError, match="several ways"):
+        read_table(tmp_path)
+    table.write_text("path,label,group\n" + "".join(rows[1:]))
+    with pytest.raises(DataError, match="several ways"):
+        read_table(tmp_path)
+
+
 def test_data_without_training_images_are_refused(tmp_path):
     for number in range(4):
         write_photo(tmp_path / "data" / "val" / "ab"[number % 2] / f"{number}.png", seed=number)

@@ -20,7 +20,7 @@ from foveate.errors import DataError, UnknownName, UsageError
 from foveate.messages import counted
 from foveate.predictions import Boxes, ImagePrediction, Labels, Number, Regions, Text
 from foveate.registry import Registry
-from foveate.types import Issue, Sample, Table
+from foveate.types import Issue, Sample, StoredImage, Table
 from foveate.utils.paths import did_you_mean_path, printable
 
 _EXAMPLES = 3  # rows of a reading that a message shows
@@ -179,9 +179,40 @@ def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
     certain = {name: reading.fit for name, reading in readings.items() if not reading.doubts}
     best = [name for name, fit in certain.items() if fit == max(certain.values())]
     doubtful = [reading.fit for reading in readings.values() if reading.doubts]
-    if len(best) != 1 or certain[best[0]] < max(doubtful, default=Fit.POSSIBLE):
+    if not best or certain[best[0]] < max(doubtful, default=Fit.POSSIBLE):
         raise _doubtful(path, readings)
-    return best[0]
+    chosen = best[0] if len(best) == 1 else _most_complete(path, best)
+    if chosen is None:
+        raise _doubtful(path, readings)
+    return chosen
+
+
+def _most_complete(path: Path, names: list[str]) -> str | None:
+    """The format that states most splits and groups, if all read the same images and targets.
+
+    A folder for each class beside a table of the same labels with groups, for instance. None if
+    they differ.
+    """
+    try:
+        tables = {name: FORMATS.get(name)().read(path) for name in names}
+    except DataError:
+        return None
+    contents = [
+        {(_place(sample), repr(sample.target)) for sample in table.samples}
+        for table in tables.values()
+    ]
+    if any(content != contents[0] for content in contents):
+        return None
+    return max(names, key=lambda name: _count_statements(tables[name]))
+
+
+def _place(sample: Sample) -> Path | StoredImage:
+    return sample.path.resolve() if isinstance(sample.path, Path) else sample.path
+
+
+def _count_statements(table: Table) -> int:
+    """How many images have a split, and how many a group."""
+    return sum((each.split is not None) + (each.group is not None) for each in table.samples)
 
 
 def _of_targets(readings: dict[str, Reading], accepted: tuple[type, ...]) -> dict[str, Reading]:
