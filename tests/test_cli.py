@@ -293,7 +293,11 @@ def test_ranges_are_sentences_in_the_help_of_every_command(capsys):
 def test_a_signal_before_a_training_is_reported(name, code, text, capsys, monkeypatch):
     number = getattr(signal, name)
     monkeypatch.setattr("foveate.api.runs.core.list_runs", lambda _: signal.raise_signal(number))
-    assert run("runs") == code
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        assert run("runs") == code
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.strip() == text
 
 
