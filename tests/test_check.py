@@ -9,8 +9,10 @@ import ast
 import csv
 import hashlib
 import importlib
+import itertools
 import json
 import os
+import shlex
 import shutil
 import struct
 import tracemalloc
@@ -227,7 +229,7 @@ def test_t24_pixel_types_are_distinguished(unusual):
         "cat/clear.png": "RGBA",
         "cat/grey.png": "LA",
     }
-    assert locations_of(result, "image_faint") == {"cat/faint.png": "8 of 256 levels"}
+    assert locations_of(result, "image_faint") == {"cat/faint.png": "9 of 256 levels"}
     assert locations_of(result, "image_exif") == {"cat/turned.jpg": "48 x 80 px upright"}
     assert locations_of(result, "image_misnamed") == {"cat/really.png.jpg": "PNG, not JPEG"}
     assert locations_of(result, "image_uniform") == {"cat/flat.png": "50 x 50 px"}
@@ -327,6 +329,20 @@ def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read(tmp_path)
     assert next(iter(locations_of(result, "unlistable_folder"))).endswith("cow")
     assert set(locations_of(result, "unreadable_image")) == {"dog/3.png"}
     assert result.images == 20
+
+
+def test_the_next_command_keeps_what_was_set(tmp_path):
+    root = clean_folder(tmp_path / "data")
+    settings = {"data.bands": [3, 2, 1], "task.positive": "cat"}
+    recipe = recipe_from(root, {"task": "classify", "size": 64, "strict": True}, settings)
+    result = check_data(recipe, tmp_path / "check", 1000, plan=False)
+    (line,) = (line for line in result.lines() if line.startswith("next: "))
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:3] == ["foveate", "fit", str(root)]
+    pairs = set(itertools.pairwise(words))
+    assert {("--task", "classify"), ("--size", "64"), ("--set", 'task.positive="cat"')} <= pairs
+    assert ("--set", "data.bands=[3, 2, 1]") in pairs
+    assert "--strict" in words
 
 
 def test_t22_nothing_is_written_into_the_data(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import png_encode
 from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -27,6 +28,7 @@ from foveate.api.fit.core import fit_recipe
 from foveate.api.fit.pipeline import FitResult
 from foveate.api.predict import predict
 from foveate.data.formats import read_table
+from foveate.data.value_range import measure_value_range
 from foveate.errors import BrokenImage, DataError
 from foveate.images import installed
 from foveate.images.codec import read_header, read_image, read_size
@@ -35,6 +37,7 @@ from foveate.images.nifti import count_slices
 from foveate.images.pixels import Rendering
 from foveate.recipe import Recipe, recipe_from, with_settings
 from foveate.training.resolve import resolve_recipe
+from foveate.types import Sample
 
 # 48 x 32 px, left half red, right half blue
 HEIC = base64.b64decode(
@@ -415,6 +418,35 @@ def test_bands_and_range_of_a_run_hold_for_all_that_it_reads(quick, tmp_path):
     np.testing.assert_allclose(of_run, of_file, atol=1e-4)
     assert (of_run[0] == of_run[1]).all()
     assert np.abs(of_run[0] - of_run[2]).max() > 1e-4
+
+
+def test_colors_of_16_bits_keep_all_of_them(tmp_path):
+    """Sensors store a few hundred of 65,536 levels; Pillow alone would keep three of them."""
+    values = np.random.default_rng(0).integers(200, 900, (20, 24, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    (tmp_path / "a.png").write_bytes(png_encode(values))
+    for name in ("a.tif", "a.png"):
+        pixels = read_image(tmp_path / name, rendering=Rendering(value_range=(200, 900)))[0]
+        assert np.abs(pixels - (values - 200.0) / 700 * 255).max() <= 0.51, name
+        assert read_header(tmp_path / name).is_deep
+        table = (Sample(tmp_path / name, name),)
+        assert measure_value_range(table, Recipe().data) == (0, 1023)
+        plain = read_image(tmp_path / name)[0]
+        assert (plain == (values.astype(np.uint32) + 128) // 257).all(), name
+
+
+def test_features_in_the_cache_belong_to_the_bands_of_the_run(quick, tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("lying", "upright"):
+        for number in range(16):
+            write_bands(tmp_path / "data" / label / f"{number:02d}.tif", rng, label == "upright")
+    probe = with_settings(quick, {"data.path": str(tmp_path / "data"), "tuning": "probe"})
+    losses = []
+    for number, bands in enumerate(([1], [4])):
+        recipe = with_settings(probe, {"data.bands": bands})
+        scores = fit_recipe(recipe, tmp_path / str(number)).evaluation.scores
+        losses.append(scores.numbers["log_loss"].value)
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize(

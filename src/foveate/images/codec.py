@@ -23,7 +23,7 @@ from foveate.errors import BrokenImage
 from foveate.images import jpeg
 from foveate.images.pixels import AS_STORED, Rendering, from_values, select_bands, to_rgb
 from foveate.images.quiet import quiet_pillow
-from foveate.images.readers import read_values
+from foveate.images.readers import is_deep_color, read_deep_png, read_values
 from foveate.utils.paths import printable
 
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
@@ -315,11 +315,13 @@ def _identified(
         if values is None:
             raise
         return from_values(values, rendering)
-    if rendering.bands and image.format == "TIFF":  # of which Pillow may have left some out
-        image.close()
-        values = read_values(source, where)
-        assert values is not None, "its reader recognizes every TIFF that Pillow does"
-        return from_values(values, rendering)
+    is_tiff = image.format == "TIFF"
+    if (rendering.bands and is_tiff) or is_deep_color(image):
+        # Pillow may have left bands out, and takes the upper 8 bits of 16-bit colors
+        values = read_deep_png(source) if not is_tiff else read_values(source, where)
+        if values is not None:
+            image.close()
+            return from_values(values, rendering)
     return image
 
 

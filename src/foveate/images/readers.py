@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from foveate.errors import BrokenImage
 from foveate.images import dicom
@@ -63,6 +65,26 @@ def read_values(source: Path | bytes, where: str | None) -> Values | None:
         return _read_tiff(source)
     _refuse_other_media(head, where)
     return None
+
+
+def is_deep_color(image: Image.Image) -> bool:
+    """Whether an opened TIFF or PNG has colors of 16 bits, and the package that reads them is here.
+
+    Of an image with one band, Pillow reads all 16 bits itself.
+    """
+    if image.format not in ("TIFF", "PNG") or len(image.getbands()) < 3:
+        return False
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    needed = "tifffile" if image.format == "TIFF" else "imagecodecs"
+    return is_deep and find_spec(needed) is not None
+
+
+def read_deep_png(source: Path | bytes) -> Values | None:
+    """Return the values of a PNG of 16-bit colors; None if there is transparency in it."""
+    from imagecodecs import png_decode
+
+    array = png_decode(source if isinstance(source, bytes) else source.read_bytes())
+    return Values(array, "PNG") if array.ndim == 3 and array.shape[2] == 3 else None
 
 
 def _read_heic(source: Path | bytes) -> np.ndarray:

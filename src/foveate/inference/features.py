@@ -23,6 +23,7 @@ from foveate.data.image_cache import ImageCache
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.data.scan import ScannedTable
 from foveate.data.transforms import evaluation_transform
+from foveate.images.pixels import AS_STORED, Rendering
 from foveate.images.preprocessing import Framing
 from foveate.inference.microbatch import MicroBatcher
 from foveate.modeling.backbones import Backbone
@@ -137,7 +138,8 @@ def head_features(
     Returns:
         (N, D) float32 on the CPU, in the order of the dataset.
     """
-    file = cache_folder() / f"{_cache_key(model, hashes, mode)}.safetensors"
+    key = _cache_key(model, hashes, mode, dataset.cache.rendering)
+    file = cache_folder() / f"{key}.safetensors"
     features = _read_cache(file, len(hashes))
     if features is None:
         features = _head_features(model, dataset, batch_size, device, mode, advance)
@@ -198,12 +200,13 @@ def _head_features(
     )
 
 
-def _cache_key(model: Model, hashes: Sequence[str], mode: ComputeMode) -> str:
+def _cache_key(model: Model, hashes: Sequence[str], mode: ComputeMode, rendering: Rendering) -> str:
     backbone = model.backbone
     needs = sorted(need.value for need in model.task.needs)
     computed = f"{backbone.input} {needs} {type(model.head).__name__}"
     framing = model.task.framing
     computed += "" if framing == "crop" else f" {framing}"
+    computed += "" if rendering == AS_STORED else f" {rendering}"
     computed += " bf16" if mode.precision == "bf16" else ""
     weights = weights_fingerprint(backbone.state_dict())
     digest = hashlib.blake2b(

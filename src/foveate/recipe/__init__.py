@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,25 @@ def recipe_from(
     flags = {names[option]: f"--{option.replace('_', '-')}" for option in options}
     typed = {field: flag for field, flag in flags.items() if field not in settings}
     return with_settings(base or Recipe(), {**assigned, **settings}, typed)
+
+
+def option_texts(recipe: Recipe) -> list[str]:
+    """Return the options of the command line that set what is set, without the data's path."""
+    names = {field: option for option, field in SHORT_OPTIONS.items()}
+    texts = list[str]()
+    for section, content in recipe.model_dump(mode="json", exclude_unset=True).items():
+        fields = content if isinstance(content, dict) else {"": content}
+        for field, value in fields.items():
+            is_plugin = field in ("", "name") and section in names
+            dotted = section if is_plugin else f"{section}.{field}"
+            if dotted == "data.path":
+                continue
+            if dotted in names:
+                flag = f"--{names[dotted].replace('_', '-')}"
+                texts += [flag] if value is True else [flag, str(value)]
+            else:
+                texts += ["--set", f"{dotted}={json.dumps(value, ensure_ascii=False)}"]
+    return texts
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -29,9 +29,11 @@ from foveate.data.class_merging import read_recipe_table
 from foveate.data.discovery import Inventory, find_images, take_inventory
 from foveate.data.formats import FORMATS
 from foveate.data.issues import IssueLog, collecting
+from foveate.data.value_range import measure_value_range
 from foveate.errors import DataError, FoveateError
+from foveate.images.pixels import Rendering
 from foveate.messages import Message, counted
-from foveate.recipe import Recipe
+from foveate.recipe import Recipe, option_texts
 from foveate.types import Issue, Location, Sample, Table
 from foveate.utils import console, log
 from foveate.utils.files import next_free_path, require_free, write_json, write_rows
@@ -65,7 +67,8 @@ def check_data(recipe: Recipe, out: Path | None, max_images: int, plan: bool) ->
     with collecting() as issues:
         listing = _list_files(data, issues) if data.is_dir() else None
         table = _read_table(recipe, issues)
-        opened = _open_images(table, _draw(len(table.samples), max_images, recipe.seed), issues)
+        drawn = _draw(len(table.samples), max_images, recipe.seed)
+        opened = _open_images(table, drawn, issues, recipe)
         _compare(recipe, opened, issues)
         find_divided_groups(table.samples, issues)
         balance = count_classes(table, opened.by_sample)
@@ -91,6 +94,7 @@ def check_data(recipe: Recipe, out: Path | None, max_images: int, plan: bool) ->
         estimate=estimate.numbers() if estimate else None,
         no_plan_reason=no_plan_reason,
         seconds=time.perf_counter() - start,
+        options=tuple(option_texts(recipe)),
     )
     _write(result, table, opened.samples, recipe)
     return result
@@ -190,11 +194,16 @@ class _Opened:
     rate: float
 
 
-def _open_images(table: Table, indices: list[int], issues: IssueLog) -> _Opened:
+def _open_images(table: Table, indices: list[int], issues: IssueLog, recipe: Recipe) -> _Opened:
     start = time.perf_counter()
     samples = [table.samples[index] for index in indices]
+    data = recipe.data
+    measured = data.value_range or measure_value_range(table.samples, data)
+    rendering = Rendering(tuple(data.bands), measured)
     with console.progress(len(indices), "images") as bar:
-        images = inspect_images(samples, len(table.classes), issues, lambda: bar.advance(1))
+        images = inspect_images(
+            samples, len(table.classes), issues, rendering, lambda: bar.advance(1)
+        )
     by_sample: list[InspectedImage | None] = [None] * len(table.samples)
     for index, image in zip(indices, images, strict=True):
         by_sample[index] = image

@@ -16,6 +16,7 @@ from foveate.data.scan import Fingerprint, scan_images
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import ImageHeader, read_header, read_image
 from foveate.images.jpeg import ends_early
+from foveate.images.pixels import Rendering
 from foveate.messages import Message, counted
 from foveate.predictions import Boxes, Regions
 from foveate.types import IssueKind, Sample
@@ -129,6 +130,7 @@ def inspect_images(
     samples: Sequence[Sample],
     classes: int,
     log: IssueLog,
+    rendering: Rendering,
     advance: Callable[[], None] = lambda: None,
 ) -> list[InspectedImage | None]:
     """Open every image, and record what is unusual.
@@ -137,13 +139,16 @@ def inspect_images(
         samples: The images.
         classes: Number of classes that a mask may contain.
         log: Where unreadable images and unusual properties are recorded.
+        rendering: How bands and values beyond 8 bits become RGB.
         advance: Called after each image.
 
     Returns:
         A result for each sample; None if the image cannot be read.
     """
     images: list[InspectedImage | None] = []
-    results = scan_images(samples, lambda sample: _inspect(sample, classes), advance=advance)
+    results = scan_images(
+        samples, lambda sample: _inspect(sample, classes, rendering), advance=advance
+    )
     for sample, result in zip(samples, results, strict=True):
         if isinstance(result, BrokenImage):
             log.add_error(result, sample.key)
@@ -157,11 +162,13 @@ def inspect_images(
     return images
 
 
-def _inspect(sample: Sample, classes: int) -> tuple[InspectedImage, DataError | None]:
+def _inspect(
+    sample: Sample, classes: int, rendering: Rendering
+) -> tuple[InspectedImage, DataError | None]:
     """The image, and what is wrong with its mask. Raises BrokenImage."""
     source = sample.source
     header = read_header(source)
-    pixels, _ = read_image(source, short_side=_SHORT_SIDE)
+    pixels, _ = read_image(source, _SHORT_SIDE, rendering)
     fingerprint = Fingerprint.of(source, pixels)
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     channels = pixels.astype(np.int16)

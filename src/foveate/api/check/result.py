@@ -38,6 +38,7 @@ class CheckResult:
         estimate: The same as numbers; None without an estimate.
         no_plan_reason: Why the cost could not be estimated.
         seconds: How long the check took.
+        options: The options of `foveate fit` that stand for what the user set.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class CheckResult:
     estimate: dict[str, Any] | None
     no_plan_reason: str
     seconds: float
+    options: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -108,7 +110,7 @@ class CheckResult:
         return lines
 
     def _next_command(self) -> str:
-        command = shlex.join(["foveate", "fit", self.data])
+        command = shlex.join(["foveate", "fit", self.data, *self.options])
         if self.read_as == "names":  # class names alone: what classifies by name reads them
             command += " --tuning zeroshot --backbone clip:NAME"
         return command

@@ -165,7 +165,7 @@ def lost_masks(table: Table, again: Table) -> tuple[Issue, ...]:
         sum(len(getattr(sample.target, "masks", None) or ()) for sample in each.samples)
         for each in (table, again)
     )
-    text = "{count:mask|masks} of objects, which the format does not support: only boxes are kept"
+    text = "{count:mask|masks} of objects not written: in this format Foveate writes boxes only"
     return (remark("masks_unsupported", text, count=before - after),) if before > after else ()
 
 
