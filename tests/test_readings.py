@@ -400,6 +400,35 @@ def test_columns_of_zero_and_one_are_classes(tmp_path):
     assert table.multilabel
 
 
+def test_label_files_in_other_folders_are_a_doubt(tmp_path):
+    """KITTI's left and right camera with label_2; Supervisely's img and ann in each dataset."""
+    for number in range(4):
+        for camera in ("image_2", "image_3"):
+            write_photo(tmp_path / "kitti" / camera / f"{number:06d}.png", seed=number)
+        (tmp_path / "kitti" / "label_2").mkdir(exist_ok=True)
+        (tmp_path / "kitti" / "label_2" / f"{number:06d}.txt").write_text("Car 0.0 0 -1.5 5 5 9 9")
+        dataset = tmp_path / "tool" / f"ds{number % 2}"
+        write_photo(dataset / "img" / f"{number}.png", seed=number)
+        (dataset / "ann").mkdir(exist_ok=True)
+        (dataset / "ann" / f"{number}.png.json").write_text("{}")
+    with pytest.raises(DataError, match=r"8 of 8 images have a label file.*label_2/000000.txt"):
+        read_table(tmp_path / "kitti")
+    with pytest.raises(DataError, match=r"4 of 4 images have a label file.*ds0/ann/0.png.json"):
+        read_table(tmp_path / "tool")
+
+
+def test_annotations_beside_folders_of_images_are_a_doubt(tmp_path):
+    """Labelbox's NDJSON, and metadata.jsonl with boxes of Hugging Face."""
+    write_photos(tmp_path, "monday", "tuesday")
+    names = sorted(path.name for path in tmp_path.rglob("*.png"))
+    rows = [json.dumps({"data_row": {"external_id": name}, "objects": []}) for name in names]
+    (tmp_path / "export.ndjson").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"export\.ndjson holds annotations of these images"):
+        read_table(tmp_path)
+    (tmp_path / "export.ndjson").write_text('{"objects": []}')
+    assert set(read_table(tmp_path).classes) == {"monday", "tuesday"}
+
+
 def test_a_table_beside_class_folders_is_asked_about(tmp_path):
     write_photos(tmp_path, "cat", "dog", count=2)
     (tmp_path / "list.csv").write_text("path,label\ncat/0_0.png,x\ndog/1_0.png,y\n")

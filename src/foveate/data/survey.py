@@ -150,18 +150,19 @@ def find_mask_folder(folders: Sequence[Path]) -> tuple[Path, Path] | None:
         if len(common) >= max(2, _COMMON * most):
             step = max(1, len(common) // _SAMPLE)
             pairs = [(stems[images][stem], stems[masks][stem]) for stem in common[::step]]
-            if all(_is_mask_of(mask, image) for image, mask in pairs[:_SAMPLE]):
+            if all(_is_mask_of(masks / mask, images / image) for image, mask in pairs[:_SAMPLE]):
                 return images, masks
     return None
 
 
-def _stems(folder: Path) -> dict[str, Path]:
+def _stems(folder: Path) -> dict[str, str]:
     """The images below a folder, by their paths without extension and mask suffix."""
-    return {
-        MASK_SUFFIX.sub("", str(inner.relative_to(folder) / stem)): inner / name
-        for inner, names in walk_folders(folder)
-        for stem, name in _image_stems(names)
-    }
+    stems = dict[str, str]()
+    for inner, names in walk_folders(folder):
+        prefix = "" if inner == folder else f"{inner.relative_to(folder).as_posix()}/"
+        for stem, name in _image_stems(names):
+            stems[prefix + MASK_SUFFIX.sub("", stem)] = prefix + name
+    return stems
 
 
 def _is_mask_of(mask: Path, image: Path) -> bool:

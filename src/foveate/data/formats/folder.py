@@ -25,6 +25,7 @@ from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
 from foveate.data.survey import MANY_LABELS, find_mask_folder, masks_by_image, survey_folder
+from foveate.data.unread_labels import unread_labels
 from foveate.errors import DataError
 from foveate.messages import Message, counted
 from foveate.predictions import Labels
@@ -227,6 +228,7 @@ def _doubts(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
         pair = find_mask_folder(parent.classes)
         if pair:
             yield f"{printable(pair[1].name)!r} holds masks of the images in {pair[0].name!r}"
+    yield from unread_labels(root)
     yield from _doubts_about_names(parents, survey.images)
 
 
