@@ -131,13 +131,22 @@ def remember_folders() -> Iterator[None]:
 
 
 def remember(key: object, conclude: Callable[[], Found]) -> Found:
-    """Return `conclude()`; inside `remember_folders` it is called only once for a key."""
+    """Return `conclude()`; inside `remember_folders` it is called only once for a key.
+
+    Raises:
+        DataError: `conclude` raised it, now or before.
+    """
     memory = _memory.get()
     if memory is None:
         return conclude()
     if key not in memory.conclusions:
-        memory.conclusions[key] = conclude()
-    found: Found = memory.conclusions[key]
+        try:
+            memory.conclusions[key] = conclude()
+        except DataError as error:
+            memory.conclusions[key] = error
+    found: Found | DataError = memory.conclusions[key]
+    if isinstance(found, DataError):
+        raise found
     return found
 
 

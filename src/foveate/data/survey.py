@@ -24,6 +24,9 @@ MASK_SUFFIX = re.compile(
     r"|manual|1stho|l)(?:[ _-]?\d{1,3})?$",
     re.IGNORECASE,
 )
+_HAS_MASK_SUFFIX = re.compile(
+    MASK_SUFFIX.pattern.removesuffix("$") + r"\.", re.IGNORECASE
+)  # in any of several names, before the extension
 IMAGE_SUFFIX = re.compile(
     r"[ _.-](?:sat|img|image|rgb|leftimg8bit|training|test)$", re.IGNORECASE
 )  # of images whose masks have another one: 1_sat.jpg and 1_mask.png
@@ -113,6 +116,8 @@ def masks_by_image(
         The name of an image -> names of its masks: {'a.jpg': ['a_mask.png', 'a_mask_1.png']}.
     """
     names = list(names)
+    if not _HAS_MASK_SUFFIX.search("\n".join(names)):  # at once, because folders can be large
+        return {}
     by_stem = dict(_image_stems(names))
     by_base = {IMAGE_SUFFIX.sub("", stem): name for stem, name in by_stem.items()} | by_stem
     masks: dict[str, list[str]] = {}
