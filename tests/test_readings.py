@@ -552,7 +552,7 @@ def test_a_refusal_says_what_was_seen(tmp_path):
         read_table(tmp_path)
     assert caught.value.why == (
         "it holds 3 .png, 1 .json, 1 .csv; notes.json with a list of objects with the keys id,"
-        " comment; scores.csv with the columns quality, who"
+        " comment; scores.csv with the columns who, quality"
     )
     assert "a table with the columns path and label" in caught.value.hint
     (tmp_path / "pictures").rename(tmp_path.parent / "elsewhere")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from foveate.data.discovery import extension_of, walk_folders
-from foveate.data.records import column_names, is_table
+from foveate.data.records import is_table, spelled_columns
 from foveate.errors import DataError
 from foveate.messages import counted
 from foveate.utils.paths import printable
@@ -48,7 +48,7 @@ def describe_contents(path: Path) -> str:
 def _describe_file(file: Path) -> str:
     """A table with its columns, or JSON with its keys; empty for other files."""
     if is_table(file):
-        return f"{_short(file.name)} with the columns {_list(column_names(file))}"
+        return f"{_short(file.name)} with the columns {_list(spelled_columns(file))}"
     if extension_of(file.name) != ".json":
         return ""
     return f"{_short(file.name)} with {keys}" if (keys := _json_keys(file)) else ""

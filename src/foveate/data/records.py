@@ -6,15 +6,18 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from difflib import SequenceMatcher
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from foveate.data.issues import skip_and_record
-from foveate.data.stored_images import ParquetImage
-from foveate.errors import DataError, near_names
+from foveate.data.parquet_rows import read_parquet
+from foveate.errors import DataError
 from foveate.utils.paths import printable
 
 Aliases = dict[str, tuple[str, ...]]
@@ -23,9 +26,13 @@ Aliases = dict[str, tuple[str, ...]]
 ALIASES: Aliases = {
     "path": (
         *("path", "file", "filename", "file_name", "image", "image_path", "filepath", "file_path"),
-        *("image_name", "image_file", "img", "img_path", "image_id", "id_code", "id"),
+        *("image_name", "image_file", "img", "img_path", "image_id", "image index", "id_code"),
+        "id",
     ),
-    "label": ("label", "labels", "class", "classes", "category", "class_name", "target"),
+    "label": (
+        *("label", "labels", "class", "classes", "category", "class_name", "target"),
+        "finding labels",
+    ),
     "split": ("split",),
     "group": ("group",),
 }
@@ -48,6 +55,11 @@ TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
 _STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)))
 _COUNTERS = frozenset({"", "index", "unnamed: 0"})  # columns that number the rows
 _MAX_PREVIEW = 100  # records that are read to learn the columns of a table
+_MAX_SCAN = 20_000  # records that are read to learn which values repeat: rows may be sorted by them
+_MAX_CLASSES, _MIN_REPEATS = 50, 2  # different values of a column of classes, and rows of each
+_NEAR, _MIN_CONTAINED = 0.8, 4  # from which similarity, or length of a part, on names are near
+# of columns that describe an image, but are hardly what is to be learned
+_ABOUT = frozenset({"sex", "gender", "race", "ethnicity", "country", "view", "eye", "laterality"})
 
 
 class Record(NamedTuple):
@@ -143,6 +155,45 @@ def number_columns(path: Path) -> dict[str, list[float]]:
     return columns
 
 
+def class_columns(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a table that may state classes: few different texts, which repeat.
+
+    Columns of the image, its split and group are left out, and those that number the rows.
+
+    Returns:
+        Column -> its different values, the most frequent first. Columns that hardly state what is
+        to be learned, such as `sex`, are the last.
+    """
+    counts: dict[str, Counter[str]] = {}
+    with suppress(DataError, OSError, KeyError):
+        records = _READERS[path.suffix.lower()](path)
+        for record in islice(records, _MAX_SCAN):
+            for name, cell in {} if record.is_header else record.cells.items():
+                if isinstance(cell, str | bool) and (text := cell_text(cell)):
+                    counts.setdefault(name, Counter())[text] += 1
+    columns = {
+        name: [value for value, _ in count.most_common()]
+        for name, count in counts.items()
+        if _may_be_classes(name, count)
+    }
+    return dict(sorted(columns.items(), key=lambda item: item[0].strip().casefold() in _ABOUT))
+
+
+def _may_be_classes(name: str, count: Counter[str]) -> bool:
+    folded = name.strip().casefold()
+    others = _COUNTERS.union(*(ALIASES[known] for known in ("path", "split", "group")))
+    if folded in others or group_rank(name) is not None:
+        return False
+    numbers = sum(finite_number(text) is not None for text in count)
+    few = 2 <= len(count) <= min(_MAX_CLASSES, count.total() // _MIN_REPEATS)
+    return few and 2 * numbers < len(count)
+
+
+def has_column(path: Path, name: str) -> bool:
+    """Whether a table has a column, without regard to case; False if it cannot be read."""
+    return name.strip().casefold() in _columns(path)
+
+
 def other_columns(path: Path) -> list[str]:
     """Return the columns of a table that have no standard meaning, in lower case and sorted."""
     return sorted(_columns(path) - _STANDARD)
@@ -151,6 +202,15 @@ def other_columns(path: Path) -> list[str]:
 def column_names(path: Path) -> list[str]:
     """Return all columns of a table, in lower case and sorted; none if it cannot be read."""
     return sorted(_columns(path))
+
+
+def spelled_columns(path: Path) -> list[str]:
+    """Return all columns of a table in its own order and spelling; none if it cannot be read."""
+    columns: dict[str, None] = {}
+    with suppress(DataError, OSError):
+        for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
+            columns |= dict.fromkeys(record.cells)
+    return list(columns)
 
 
 def group_rank(column: str) -> int | None:
@@ -163,11 +223,7 @@ def group_rank(column: str) -> int | None:
 
 def _columns(path: Path) -> set[str]:
     """The columns of the first readable records; problems are for `read_records` to report."""
-    columns: set[str] = set()
-    with suppress(DataError, OSError):
-        for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
-            columns.update(name.strip().casefold() for name in record.cells)
-    return columns
+    return {name.strip().casefold() for name in spelled_columns(path)}
 
 
 def read_records(path: Path, aliases: Aliases, required: tuple[str, ...]) -> Iterator[Record]:
@@ -261,71 +317,8 @@ def _may_matter(column: str) -> bool:
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.ParquetFile(path)
-        schema = table.schema_arrow
-        yield Record(0, dict.fromkeys(schema.names), is_header=True)
-        images = [field.name for field in schema if _holds_images(field.type)]
-        # other columns may hold anything: of them only numbers are loaded, and no encoded images
-        plain = [field.name for field in schema if _is_read(field) and field.name not in images]
-        columns = [*plain, *(f"{name}.path" for name in images)]
-        classes, number = _class_names(schema.metadata or {}), 0
-        for group in range(table.num_row_groups):
-            rows = table.read_row_group(group, columns=columns).to_pylist()
-            for row, cells in enumerate(rows or [{}] * table.metadata.row_group(group).num_rows):
-                number += 1
-                for name in images:
-                    cells[name] = ParquetImage(path.absolute(), name, group, row)
-                for name, names in classes.items():
-                    cells[name] = _class_name(cells.get(name), names)
-                yield Record(number, cells)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            "the Parquet file cannot be read",
-            where=printable(path),
-            why=str(error).replace("\n", " "),
-            id="unreadable_parquet",
-        ) from None
-
-
-def _is_read(field: Any) -> bool:
-    """Whether an Arrow column has a name that may matter, or holds numbers."""
-    from pyarrow import types
-
-    is_number = types.is_integer(field.type) or types.is_floating(field.type)
-    return is_number or _may_matter(field.name)
-
-
-def _holds_images(kind: Any) -> bool:
-    """Whether an Arrow type is that of encoded images, with the fields bytes and path."""
-    from pyarrow import types
-
-    return types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
-
-
-def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the classes of columns of numbers, which Hugging Face stores as JSON."""
-    try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return {
-        name: list(map(str, feature["names"]))
-        for name, feature in features.items()
-        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
-    }
-
-
-def _class_name(cell: object, names: list[str]) -> object:
-    """The name of a class by its number; no name for -1, and other cells as they are."""
-    if isinstance(cell, list):
-        return [_class_name(each, names) for each in cell]
-    if not isinstance(cell, int) or cell >= len(names):
-        return cell
-    return names[cell] if cell >= 0 else ""
+    for number, cells in read_parquet(path, _may_matter):
+        yield Record(number, cells, is_header=not number)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -359,7 +352,7 @@ def _with_standard_names(
         columns = tuple(record.cells)
         if columns not in known:
             where = row_location(path, record.number) if known else printable(path)
-            known[columns] = _match_columns(list(columns), where, aliases, required)
+            known[columns] = _match_columns(list(columns), where, aliases, required, path)
         if not record.is_header:
             matches = known[columns]
             yield record._replace(
@@ -368,7 +361,7 @@ def _with_standard_names(
 
 
 def _match_columns(
-    columns: list[str], where: str, aliases: Aliases, required: tuple[str, ...]
+    columns: list[str], where: str, aliases: Aliases, required: tuple[str, ...], path: Path
 ) -> dict[str, str]:
     """Standard name -> column of the table; of several the one whose alias is preferred."""
     by_folded = {column.strip().casefold(): column for column in reversed(columns)}
@@ -378,17 +371,34 @@ def _match_columns(
         if present:
             matches[name] = present[0]
         elif name in required:
-            near = [hit for alias in candidates for hit in near_names(alias, columns, most=1)]
             raise DataError(
                 f"the table has no column {name!r}",
                 where=where,
-                why="its columns are: " + (", ".join(columns) or "none"),
-                hint=f"rename the column {near[0]!r} to {name!r}"
-                if near
-                else f"name the column {' or '.join(candidates)}",
+                why="its columns are: " + (", ".join(map(printable, columns)) or "none"),
+                hint=_column_hint(name, columns, aliases, path),
                 id="missing_column",
             )
     return matches
+
+
+def _column_hint(name: str, columns: list[str], aliases: Aliases, path: Path) -> str:
+    """How to say which column is meant: one that is nearly called so, or that states classes."""
+    candidates = aliases[name]
+    near = [column for column in columns if any(_is_near(alias, column) for alias in candidates)]
+    if near:
+        return f"rename the column {near[0]!r} to {name!r}"
+    hint = f"name the column {' or '.join(candidates)}"
+    if name != "label" or not CORNERS.keys().isdisjoint(aliases):
+        return hint
+    likely = next(iter(class_columns(path)), "NAME")
+    return f"{hint}; or say which it is: --set data.column={shlex.quote(likely)}"
+
+
+def _is_near(one: str, other: str) -> bool:
+    """Whether a name is a slip of another one, or contains it; short ones resemble too much."""
+    shorter, longer = sorted((one.casefold(), other.strip().casefold()), key=len)
+    contains = len(shorter) >= _MIN_CONTAINED and shorter in longer
+    return contains or SequenceMatcher(None, shorter, longer).ratio() >= _NEAR
 
 
 # --- cells

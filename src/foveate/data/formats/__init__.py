@@ -6,15 +6,18 @@ written as well (`write`), for `foveate convert`.
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.contents import describe_contents
 from foveate.data.discovery import find_images, list_folder, remember, remember_folders
+from foveate.data.records import class_columns, has_paths, is_table
 from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.messages import counted
@@ -42,10 +45,13 @@ class Reading:
     Attributes:
         fit: How well the format fits.
         doubts: What speaks against it, each as a clause: "every image has a label file".
+        settled_by_target: Whether the doubts are only about what is to be learned, so that a task
+            for targets of this kind settles them.
     """
 
     fit: Fit
     doubts: tuple[str, ...] = ()
+    settled_by_target: bool = False
 
 
 class Format(ABC):
@@ -142,17 +148,32 @@ def read_table(
         raise UsageError("the path does not exist", where=path, hint=hint)
     with remember_folders():
         if name == "auto":
-            name = _format_with_column() if column else _choose_format(path, accepted)
+            choose = partial(_format_with_column, column=column) if column else _choose_format
+            name = choose(path, accepted)
         format = FORMATS.get(name)()
         if column and not format.takes_column:
-            hint = f"leave it out, or use --format {_format_with_column()}"
+            hint = "leave it out, or use " + " or ".join(f"--format {n}" for n in _with_column())
             raise UsageError(f"the format {name!r} takes no column", where="data.column", hint=hint)
         format.column = column
         return expand_volumes(format.read(path))
 
 
-def _format_with_column() -> str:
-    return next(name for name in FORMATS.names() if FORMATS.get(name).takes_column)
+def _with_column() -> list[str]:
+    return [name for name in FORMATS.names() if FORMATS.get(name).takes_column]
+
+
+def _format_with_column(path: Path, accepted: tuple[type, ...], column: str) -> str:
+    """The format that reads a column: that of the wanted targets, or else of what it holds."""
+    names = _with_column()
+    wanted = [name for name in names if FORMATS.get(name).target in accepted]
+    if len(wanted) == 1:
+        return wanted[0]
+    for name in names:
+        format = FORMATS.get(name)()
+        format.column = column
+        if (reading := format.sniff(path)) and not reading.doubts:
+            return name
+    return names[-1]  # its message says what is amiss
 
 
 def sniff_formats(path: Path) -> dict[str, Reading]:
@@ -173,8 +194,11 @@ def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
     if not readings:
         raise _no_format_fits(path)
     wanted = _of_targets(readings, accepted)
-    if len(wanted) == 1 < len(readings) and accepted:
-        return next(iter(wanted))  # what is wanted settles it, whatever speaks for the others
+    if len(wanted) == 1 and accepted:
+        ((name, reading),) = wanted.items()
+        is_settled = reading.settled_by_target and FORMATS.get(name).target in accepted
+        if is_settled or len(readings) > 1:
+            return name  # what is wanted settles it, whatever speaks for the others
     readings = wanted
     certain = {name: reading.fit for name, reading in readings.items() if not reading.doubts}
     best = [name for name, fit in certain.items() if fit == max(certain.values())]
@@ -287,6 +311,16 @@ def _short(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
+def _named_column(path: Path) -> str:
+    """How to name the column that states the classes of a table there; empty without one."""
+    files = list_folder(path) if path.is_dir() else [path]
+    tables = [file for file in files if is_table(file) and has_paths(file)]
+    columns = [name for table in tables for name in class_columns(table)]
+    if not columns:
+        return ""
+    return f", or say which column it is: --set data.column={shlex.quote(printable(columns[0]))}"
+
+
 def _no_format_fits(path: Path) -> DataError:
     """Why nothing recognizes the data: a folder that cannot be listed, no images, or no labels."""
     if path.is_dir():
@@ -310,6 +344,7 @@ def _no_format_fits(path: Path) -> DataError:
         where=path,
         why=f"it holds {describe_contents(path)}" if path.is_dir() else describe_contents(path),
         hint="put the images into a folder for each class, or give a table with the columns path"
-        " and label; if the layout is one of these, name it: --format " + "|".join(FORMATS.names()),
+        f" and label{_named_column(path)}; if the layout is one of these, name it: --format "
+        + "|".join(FORMATS.names()),
         id="no_format_fits",
     )

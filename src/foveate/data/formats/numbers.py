@@ -6,6 +6,7 @@ split and group. Images without a usable number are left out and counted.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,12 @@ from statistics import median
 from typing import ClassVar
 
 from foveate.data.formats import Format, Reading
-from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
+from foveate.data.formats._amounts import (
+    EITHER,
+    MAX_NUMBERED_CLASSES,
+    describe_columns,
+    nearly_all_differ,
+)
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import counted_issue, skip_and_record
@@ -21,6 +27,7 @@ from foveate.data.records import (
     ALIASES,
     NUMBERS,
     cell_text,
+    class_columns,
     finite_number,
     has_boxes,
     has_labels,
@@ -37,6 +44,7 @@ from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, rema
 from foveate.utils.paths import printable
 
 _ROW = {name: ALIASES[name] for name in ("path", "split", "group")}
+_PLAIN = frozenset({"value", "values", *ALIASES["label"]})  # columns that plainly hold the target
 _MAX_SHOWN = 40  # characters of a cell in a message
 
 _UNUSABLE = IssueKind(
@@ -63,7 +71,8 @@ class NumberTable(Format):
         if not tables:
             return None
         doubts = [doubt for table, _ in tables for doubt in self._doubts(table)]
-        return Reading(fit_of_tables(path, tables), tuple(dict.fromkeys(doubts)))
+        fit = fit_of_tables(path, tables)
+        return Reading(fit, tuple(dict.fromkeys(doubts)), settled_by_target=True)
 
     def read(self, path: Path) -> Table:
         """Read the table, or those of a folder; paths of images are relative to a table's folder.
@@ -123,8 +132,16 @@ class NumberTable(Format):
             return
         numbers, name = number_columns(table)[column], column.strip().casefold()
         different = len(set(numbers))
+        others = {} if name in _PLAIN or has_labels(table) else class_columns(table)
+        if others:
+            yield f"it also has {describe_columns(others)}; --task regress learns {column!r}"
         if name not in NUMBERS:
-            yield f"its numbers are in the column {column!r}; --task regress if they are to learn"
+            named = f"--task classify --set data.column={shlex.quote(printable(column))}"
+            few = different <= MAX_NUMBERED_CLASSES and all(map(float.is_integer, numbers))
+            yield (
+                f"its numbers are in the column {column!r}; --task regress if they are to learn"
+                + (f", {named} if they are classes" if few else "")
+            )
         elif has_texts(table) or (has_labels(table) and name not in ALIASES["label"]):
             yield f"it has other labels beside {column!r}; --task regress learns these numbers"
         elif name not in ALIASES["label"] or nearly_all_differ(different, len(numbers)):

@@ -1,7 +1,8 @@
 """A table of paths and labels (.csv, .tsv, .jsonl, .ndjson, .parquet), or a folder with one.
 
-Columns: path, label and optionally split and group; or path and a column of 0 and 1 per class. The
-path may be a name or an id of an image anywhere below the table.
+Columns: path, label (or another common name, or the one that data.column names) and optionally
+split and group; or path and a column of 0 and 1 per class. The path may be a name or an id of an
+image anywhere below the table.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from foveate.data.records import (
     first_labels,
     flag_text,
     has_boxes,
+    has_column,
     has_labels,
     has_paths,
     has_texts,
     is_table,
+    number_columns,
     one_hot_columns,
     read_records,
     row_location,
+    spelled_columns,
 )
 from foveate.errors import DataError
 from foveate.messages import Message
@@ -39,6 +43,7 @@ from foveate.predictions import Labels
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
+_MAX_WHY = 300  # characters of the columns in a message
 _MAX_LIST = 10_000  # characters of a list in a cell
 
 _REPEATED = IssueKind("repeated_rows", "rows that name the same image as an earlier row", "warning")
@@ -49,17 +54,18 @@ class TableFile(Format):
 
     summary: ClassVar[str] = "a table of paths and labels"
     target: ClassVar[type | None] = Labels
+    takes_column: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
         """A table with labels and without boxes, or a folder with such tables."""
         try:
-            tables = find_tables(path, _has_classes if path.is_dir() else _may_have_classes)
+            tables = find_tables(path, self._fits if path.is_dir() else self._may_fit)
         except DataError:
             return None
         if not tables:
             return None
-        doubts = [doubt for table, _ in tables for doubt in _doubts(first_labels(table))]
-        fit = fit_of_tables(path, tables) if _has_classes(tables[0][0]) else Fit.POSSIBLE
+        doubts = [doubt for table, _ in tables for doubt in self._doubts(table)]
+        fit = fit_of_tables(path, tables) if self._fits(tables[0][0]) else Fit.POSSIBLE
         return Reading(fit, tuple(dict.fromkeys(doubts)))
 
     def read(self, path: Path) -> Table:
@@ -68,7 +74,9 @@ class TableFile(Format):
         Raises:
             DataError: It cannot be read, a row is faulty, or no image exists.
         """
-        tables = find_tables(path, _has_classes) if path.is_dir() else [(path, None)]
+        tables = find_tables(path, self._fits) if path.is_dir() else [(path, None)]
+        if self.column and not any(has_column(table, self.column) for table, _ in tables):
+            raise _no_column(path, self.column)
         if not tables:
             raise DataError(
                 "the folder has no table of paths and labels",
@@ -79,7 +87,7 @@ class TableFile(Format):
         root = path if path.is_dir() else path.parent
         rows, notes = list[_Row](), list[Issue]()
         for table, split in tables:
-            rows += _read_rows(table, root, split, notes)
+            rows += _read_rows(table, root, split, self.column, notes)
         if not rows:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
         rows = _split_commas(rows, notes)
@@ -96,25 +104,51 @@ class TableFile(Format):
             notes=tuple(notes),
         )
 
+    def _fits(self, file: Path) -> bool:
+        """Whether a file is a table of paths and labels, and not of boxes."""
+        if not is_table(file) or has_boxes(file) or not has_paths(file):
+            return False
+        if self.column:
+            return has_column(file, self.column)
+        return has_labels(file) or bool(one_hot_columns(file))
 
-def _has_classes(file: Path) -> bool:
-    """Whether a file is a table of paths and labels, and not of boxes."""
-    if not is_table(file) or has_boxes(file) or not has_paths(file):
-        return False
-    return has_labels(file) or bool(one_hot_columns(file))
+    def _may_fit(self, file: Path) -> bool:
+        """Whether a table that a user named is meant so, even if a column is missing."""
+        if not is_table(file) or has_boxes(file):
+            return False
+        return self._fits(file) if self.column else has_labels(file) or not has_texts(file)
+
+    def _doubts(self, table: Path) -> Iterator[str]:
+        if not self.column:
+            yield from _doubts(first_labels(table))
+        elif self.column.strip().casefold() in map(
+            str.casefold, map(str.strip, number_columns(table))
+        ):
+            yield f"the column {self.column!r} holds numbers ({EITHER})"
 
 
-def _may_have_classes(file: Path) -> bool:
-    """Whether a table that a user named is meant so, even if a column is missing."""
-    if not is_table(file) or has_boxes(file):
-        return False
-    return has_labels(file) or not has_texts(file)
+def _no_column(path: Path, column: str) -> DataError:
+    tables = find_tables(path, lambda file: is_table(file) and has_paths(file))
+    columns = dict.fromkeys(name for table, _ in tables for name in spelled_columns(table))
+    names = ", ".join(map(printable, columns))
+    return DataError(
+        f"no column of the table is called {column!r}",
+        where=printable(path),
+        why=f"its columns are: {names}"[:_MAX_WHY] if names else None,
+        hint="name the column of the labels or numbers with --set data.column=NAME",
+        id="no_such_column",
+    )
 
 
-def _read_rows(table: Path, root: Path, split: Split | None, notes: list[Issue]) -> list[_Row]:
-    """The rows of a table; `split`: of those that state none."""
-    rows, finder, classes = list[_Row](), ImageFinder(table, root), one_hot_columns(table)
+def _read_rows(
+    table: Path, root: Path, split: Split | None, column: str, notes: list[Issue]
+) -> list[_Row]:
+    """The rows of a table; `split`: of those that state none; `column`: that of the labels."""
+    rows, finder = list[_Row](), ImageFinder(table, root)
+    classes = [] if column else one_hot_columns(table)
     aliases = {**ALIASES, **{name: (name.strip().casefold(),) for name in classes}}
+    if column:
+        aliases["label"] = (column.strip().casefold(),)
     required = ("path", *(classes or ("label",)))
     for record in read_records(table, aliases, required):
         with skip_and_record():

@@ -1,0 +1,139 @@
+"""Tables as people have them: which column is learned, which table is read, which image is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from foveate.data.formats import read_table
+from foveate.errors import DataError, UsageError
+from foveate.predictions import Labels, Number
+
+HAM10000 = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender"
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def write_rows(file: Path, header: str, *rows: str) -> Path:
+    """A table whose rows are repeated up to 12, each with the number of its image before it."""
+    lines = [f"{number}.png,{rows[number % len(rows)]}" for number in range(12)]
+    for number in range(12):
+        write_image(file.parent / f"{number}.png")
+    file.write_text("\n".join([header, *lines]) + "\n")
+    return file
+
+
+def write_ham(root: Path) -> Path:
+    lines = [HAM10000]
+    for number in range(150):  # sorted by dx, as the original is
+        dx = ("bkl", "nv", "akiec")[number // 50]
+        lines.append(f"HAM_{number // 2:07},ISIC_{number:07},{dx},histo,{number % 60}.0,male,back")
+    for number in (0, 60, 120):
+        write_image(root / "images" / f"ISIC_{number:07}.jpg")
+    (root / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+# --- which column is learned
+
+
+def test_ages_beside_classes_are_asked_about_and_not_trained(tmp_path):
+    rows = ["melanoma,50,male", "nevus,31,female", "nevus,44,male"]
+    file = write_rows(tmp_path / "metadata.csv", "image,diagnosis,age,sex", *rows)
+    for path in (tmp_path, file):
+        for accepted in ((), (Labels,)):
+            with pytest.raises(DataError) as caught:
+                read_table(path, accepted=accepted)
+            message = f"{caught.value.why} {caught.value.hint}"
+            assert "--set data.column=diagnosis" in message
+        assert read_table(path, accepted=(Number,)).samples[0].target == Number(50)
+        assert read_table(path, column="Diagnosis").classes == ("melanoma", "nevus")
+
+
+def test_rows_that_are_sorted_by_their_class_are_asked_about(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_table(write_ham(tmp_path))
+    assert "also has the column 'dx', whose values repeat (bkl, nv, akiec)" in caught.value.why
+    table = read_table(tmp_path, column="dx")
+    assert [sample.target.names for sample in table.samples] == [("bkl",), ("nv",), ("akiec",)]
+    assert read_table(tmp_path, accepted=(Number,)).format == "numbers"
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("path,value,scanner", ["1.5,a", "2.5,b"]),  # the name says what is to be learned
+        ("path,age,patient_id", ["50,a", "31,b"]),  # a group
+        ("path,age,split", ["50,train", "31,test"]),
+        ("path,age,comment", [f"{n},remark {n}" for n in range(12)]),  # hardly repeats
+        ("path,age,score", ["50,1", "31,2"]),
+    ],
+)
+def test_other_columns_leave_the_numbers_as_they_are(tmp_path, header, rows):
+    assert read_table(write_rows(tmp_path / "t.csv", header, *rows)).format == "numbers"
+
+
+def test_short_texts_in_parquet_are_asked_about(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for number in range(6):
+        write_image(tmp_path / f"{number}.png")
+    names = [f"{number}.png" for number in range(6)]
+    cells = {"file_name": names, "diagnosis": ["a", "b"] * 3, "age": [1, 2, 3, 4, 5, 6]}
+    parquet.write_table(pa.table(cells), tmp_path / "metadata.parquet")
+    with pytest.raises(DataError, match="the column 'diagnosis', whose values repeat"):
+        read_table(tmp_path)
+    assert read_table(tmp_path, column="diagnosis").classes == ("a", "b")
+
+
+def test_a_column_is_read_as_what_it_holds_or_as_what_is_asked_for(tmp_path):
+    """APTOS 2019 grades retinopathy from 0 to 4."""
+    rows = [str(number % 5) for number in range(12)]
+    path = write_rows(tmp_path / "train.csv", "id_code,diagnosis", *rows)
+    assert read_table(path, column="diagnosis").format == "numbers"
+    asked = [read_table(path, "table", column="diagnosis")]
+    asked += [read_table(each, accepted=(Labels,), column="diagnosis") for each in (path, tmp_path)]
+    assert all(table.classes == tuple("01234") for table in asked)
+    with pytest.raises(DataError, match="--task classify"):
+        read_table(path)
+
+
+def test_findings_of_chest_images_are_labels(tmp_path):
+    rows = ["Cardiomegaly|Emphysema,0,1,58,M", "No Finding,0,2,81,F"]
+    table = read_table(write_rows(tmp_path / "Data_Entry_2017.csv", NIH, *rows))
+    assert table.classes == ("Cardiomegaly", "Emphysema", "No Finding")
+    assert table.multilabel
+
+
+def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
+    path = write_rows(tmp_path / "t.csv", "path,Species,note", "cat,x", "dog,y")
+    for place in (path, tmp_path):
+        with pytest.raises(DataError, match=r"called 'breed'(.|\n)*path, Species, note"):
+            read_table(place, column="breed")
+    with pytest.raises(UsageError, match="takes no column") as caught:
+        read_table(tmp_path, "folder", column="Species")
+    assert "--format numbers or --format table" in caught.value.hint
+    with pytest.raises(DataError, match="no column 'label'") as refused:
+        read_table(path)
+    assert "--set data.column=Species" in refused.value.hint
+    with pytest.raises(DataError, match="no format fits") as unknown:
+        read_table(tmp_path)
+    assert "--set data.column=Species" in unknown.value.hint
+
+
+def test_only_names_that_are_really_near_are_taken_for_a_slip(tmp_path):
+    path = write_rows(tmp_path / "t.csv", "path,age,stage", "50,1", "31,2")
+    with pytest.raises(DataError, match="no column 'label'") as caught:
+        read_table(path, "table")
+    assert "rename" not in caught.value.hint
+    assert "--set data.column=NAME" in caught.value.hint
+    path = write_rows(tmp_path / "t.csv", "path,age,Label_text", "50,a", "31,b")
+    with pytest.raises(DataError, match="rename the column 'Label_text' to 'label'"):
+        read_table(path, "table")
