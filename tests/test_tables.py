@@ -137,3 +137,52 @@ def test_only_names_that_are_really_near_are_taken_for_a_slip(tmp_path):
     path = write_rows(tmp_path / "t.csv", "path,age,Label_text", "50,a", "31,b")
     with pytest.raises(DataError, match="rename the column 'Label_text' to 'label'"):
         read_table(path, "table")
+
+
+# --- which image is meant
+
+
+def write_labels(file: Path, *names: str) -> Path:
+    file.write_text("path,label\n" + "".join(f"{name},a\n" for name in names))
+    return file
+
+
+def write_images(root: Path, *names: str) -> None:
+    for name in names:
+        write_image(root / name)
+
+
+def keys(path: Path) -> list[str]:
+    return [sample.key for sample in read_table(path, "table").samples]
+
+
+def test_paths_of_windows_are_paths(tmp_path):
+    write_images(tmp_path, "pics/Hund/img (0).jpg", "pics/Katze/img (0).jpg")
+    path = write_labels(tmp_path / "t.csv", r"pics\Hund\img (0).jpg", r"pics\Katze\img (0).jpg")
+    assert keys(path) == ["pics/Hund/img (0).jpg", "pics/Katze/img (0).jpg"]
+    assert not read_table(path).notes
+
+
+def test_an_image_of_another_split_is_not_the_stated_one(tmp_path):
+    write_images(tmp_path, "data/test/0.jpg", "data/train/1.jpg")
+    path = write_labels(tmp_path / "t.csv", "train/0.jpg", "train/1.jpg")
+    assert keys(path) == ["data/train/1.jpg"]
+    write_images(tmp_path, "test/2.jpg", "test/3.jpg")
+    table = read_table(write_labels(tmp_path / "test" / "metadata.csv", "2.jpg", "old/3.jpg"))
+    (note,) = table.notes
+    assert str(note) == (
+        "1 image was found by name, not at the stated path, such as old/3.jpg -> 3.jpg"
+    )
+    with pytest.raises(DataError, match=r"none of 1 paths leads to a file: 'train/2\.jpg'"):
+        read_table(write_labels(tmp_path / "metadata.csv", "train/2.jpg"))
+
+
+def test_ids_that_lead_to_two_images_each_are_refused_with_both(tmp_path):
+    write_images(tmp_path, "left/7.png", "right/7.png", "left/8.png", "right/8.png")
+    with pytest.raises(DataError, match="lead to several images each") as caught:
+        read_table(write_labels(tmp_path / "t.csv", "7", "8.png"))
+    assert caught.value.why == (
+        "none of 2 paths leads to a file, and the names of 2 lead to two or more:"
+        " '7.png' to 'left/7.png' and 'right/7.png'"
+    )
+    assert "write the folder into the path, such as 'left/7.png'" in caught.value.hint

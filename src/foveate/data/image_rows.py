@@ -21,13 +21,16 @@ from foveate.data.records import (
     read_records,
     row_location,
 )
-from foveate.data.split_names import split_from_name
+from foveate.data.split_names import split_from_name, split_in_folders
 from foveate.errors import DataError
 from foveate.messages import Message
 from foveate.types import Issue, IssueKind, Location, Sample, Split, StoredImage, remark
 from foveate.utils.paths import printable
 
 MISSING = IssueKind("missing_images_of_rows", "missing images, dropped with their rows", "error")
+
+
+_MAX_SHOWN = 60  # characters of a stated path in a message
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class ImageFinder:
 
     A name leads to a file relative to the table; or else to the only image below the table's folder
     (below `root`, if there is none) that has this name, with or without its extension, in any
-    Unicode normalization. So files may have moved, and ids need no extension.
+    Unicode normalization. So files may have moved, and ids need no extension. An image in a folder
+    of another split than the stated one is another image: it is not taken. Backslashes separate
+    folders, as Windows writes paths, where no file has them in its name.
 
     Args:
         table: The table.
@@ -71,9 +76,10 @@ class ImageFinder:
 
     def __init__(self, table: Path, root: Path | None = None) -> None:
         self.table, self.by_name = table, 0
+        self._example = ("", "")  # the first that was found by name: as stated, and its key
         self._folder = Path(os.path.normpath(table.parent))
         self._root = Path(os.path.normpath(root)) if root else self._folder
-        self._index: dict[str, Path | None] | None = None
+        self._index: _Index | None = None
 
     def fields(
         self, record: Record
@@ -112,9 +118,13 @@ class ImageFinder:
                 hint="fill in the path, or delete the row",
                 id="row_without_image",
             )
-        path = Path(os.path.normpath(self._folder / name.strip()))
+        name = name.strip()
+        path = Path(os.path.normpath(self._folder / name))
+        if not path.is_file() and "\\" in name:
+            name = name.replace("\\", "/")
+            path = Path(os.path.normpath(self._folder / name))
         if not path.is_file():
-            path = self._by_name(name.strip()) or path
+            path = self._by_name(name) or path
         return path, self._relative(path)
 
     def _relative(self, path: Path) -> str:
@@ -125,8 +135,13 @@ class ImageFinder:
         """Return a note on images that were found by their names alone."""
         if not self.by_name:
             return []
-        text = "{count:image was|images were} found by name, not at the stated path"
-        return [remark("images_found_by_name", text, count=self.by_name)]
+        stated, found = self._example
+        text = (
+            "{count:image was|images were} found by name, not at the stated path, such as {stated}"
+            " -> {found}"
+        )
+        count = self.by_name
+        return [remark("images_found_by_name", text, count=count, stated=stated, found=found)]
 
     def _by_name(self, name: str) -> Path | None:
         if self._index is None:
@@ -134,21 +149,39 @@ class ImageFinder:
             self._index = _index_images(self._folder) or _index_images(
                 self._root if inside else self._folder
             )
-        last = _fold_name(name.replace("\\", "/").rpartition("/")[2])
-        path = self._index.get(last)
-        self.by_name += path is not None and "." in last
-        return path
+        last = _last_name(name)
+        found = self._index.get(last, ())
+        if len(found) != 1:
+            return None
+        key = self._relative(found[0])
+        stated_split, split = _split_of_folders(name), _split_of_folders(key)
+        if stated_split and split and stated_split != split:
+            return None
+        if "." in last:
+            self.by_name += 1
+            self._example = self._example if self.by_name > 1 else (name[-_MAX_SHOWN:], key)
+        return found[0]
 
 
-def _index_images(folder: Path) -> dict[str, Path | None]:
-    """The images below a folder, by names with and without extension; None for one that several
-    have.
-    """
-    index: dict[str, Path | None] = {}
+_Index = dict[str, tuple[Path, ...]]
+"""Images by their names with and without extension; of several of a name only the first two."""
+
+
+def _index_images(folder: Path) -> _Index:
+    index: _Index = {}
     for path in find_images(folder):
         for name in {_fold_name(path.name), _fold_name(path.stem)}:
-            index[name] = None if name in index else path
+            index[name] = (*index.get(name, ()), path)[:2]
     return index
+
+
+def _split_of_folders(name: str) -> Split | None:
+    """The split that the folders of a name speak of; the innermost decides."""
+    return split_in_folders(reversed(name.split("/")[:-1]))
+
+
+def _last_name(name: str) -> str:
+    return _fold_name(name.replace("\\", "/").rpartition("/")[2])
 
 
 def _fold_name(name: str) -> str:
@@ -209,13 +242,7 @@ def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
     missing = [row for row in rows if row.is_missing]
     examples = quoted([row.key for row in missing])
     if len(missing) == len(rows):
-        raise DataError(
-            "the images of the table do not exist",
-            where=printable(table),
-            why=f"none of {len(rows)} paths leads to a file: {examples}",
-            hint=f"paths are relative to the folder of the table, {printable(table.parent)!r}",
-            id="missing_table_images",
-        )
+        raise _none_exists(missing, table)
     if missing:
         message = Message(
             "issues.missing_images_of_rows.note",
@@ -228,6 +255,33 @@ def drop_missing(rows: list[Row], table: Path, notes: list[Issue]) -> list[Row]:
         notes.append(Issue(MISSING, message, len(missing), locations))
     missing_keys = {row.key for row in missing}
     return [row for row in rows if row.key not in missing_keys]
+
+
+def _none_exists(rows: Sequence[ImageRow], table: Path) -> DataError:
+    """Why no row leads to an image: each name leads to several, or there is none."""
+    folder, where = table if table.is_dir() else table.parent, printable(table)
+    why = f"none of {len(rows)} paths leads to a file"
+    index = _index_images(folder)
+    names = [_last_name(printable(row.path)) for row in rows if isinstance(row.path, Path)]
+    doubled = [found for name in names if len(found := index.get(name, ())) > 1]
+    if doubled:
+        first, second = (printable(path.relative_to(folder)) for path in doubled[0])
+        return DataError(
+            "the names in the table lead to several images each",
+            where=where,
+            why=f"{why}, and the names of {len(doubled)} lead to two or more:"
+            f" {Path(first).name!r} to {first!r} and {second!r}",
+            hint=f"write the folder into the path, such as {first!r}, or take away the images that"
+            " are not meant",
+            id="ambiguous_table_images",
+        )
+    return DataError(
+        "the images of the table do not exist",
+        where=where,
+        why=f"{why}: {quoted([row.key for row in rows])}",
+        hint=f"paths are relative to the folder of the table, {printable(folder)!r}",
+        id="missing_table_images",
+    )
 
 
 def partial_split_notes(rows: Sequence[ImageRow | Sample]) -> list[Issue]:
