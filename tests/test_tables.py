@@ -186,3 +186,29 @@ def test_ids_that_lead_to_two_images_each_are_refused_with_both(tmp_path):
         " '7.png' to 'left/7.png' and 'right/7.png'"
     )
     assert "write the folder into the path, such as 'left/7.png'" in caught.value.hint
+
+
+# --- which table is read
+
+
+def test_a_sample_of_a_submission_is_no_data(tmp_path):
+    rows = ["cat", "dog"]
+    write_rows(tmp_path / "train.csv", "id,label", *rows)
+    write_rows(tmp_path / "sample_submission.csv", "id,label", "0")
+    table = read_table(tmp_path)
+    assert (table.classes, table.notes) == (("cat", "dog"), ())
+    assert {sample.split for sample in table.samples} == {None}
+    write_rows(tmp_path / "extra.csv", "id,label", *rows)
+    (note,) = read_table(tmp_path).notes
+    assert "1 table was left out, since others are named after splits: 'extra.csv'" in str(note)
+
+
+@pytest.mark.parametrize("header", ["id,label", "id,score"])
+def test_several_tables_are_named(tmp_path, header):
+    for name in ("a.csv", "b.csv"):
+        write_rows(tmp_path / name, header, *(["cat"] if "label" in header else ["1.5", "2"]))
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path)
+    assert "several such tables: 'a.csv', 'b.csv'; give the one that is meant" in caught.value.why
+    with pytest.raises(DataError, match=r"these could be it: 'a\.csv', 'b\.csv'"):
+        read_table(tmp_path, "table" if "label" in header else "numbers")

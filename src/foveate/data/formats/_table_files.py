@@ -4,13 +4,16 @@ train.csv (Kaggle), boxes.csv.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from foveate.data.discovery import list_folder, list_subfolders
 from foveate.data.formats import Fit
+from foveate.data.issues import quoted
 from foveate.data.split_names import split_in_name
-from foveate.types import Split
+from foveate.errors import DataError
+from foveate.types import Issue, Split, remark
+from foveate.utils.paths import printable
 
 # of tables that describe the folder that they are in
 _NAMES = ("metadata", "_classes", "_annotations", "boxes")
@@ -20,14 +23,15 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
     """Return the tables at a path, with the split that their folder or name states.
 
     In a folder these are tables of a known name, in it or in its split folders, or else any tables
-    in it, or in its split folders. If there are several, each needs a split; otherwise none is
-    returned.
+    in it, or in its split folders. Of several in it those with a split in their names are taken.
+    Samples of what is to be handed in (sample_submission.csv) do not count.
 
     Args:
         path: A table, or a folder.
         fits: Whether a file is a table of the wanted kind.
 
     Raises:
+        SeveralTables: There are several, and not each has a split.
         DataError: A folder cannot be listed.
     """
     if path.is_file():
@@ -42,7 +46,8 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
         if file.stem.casefold() in _NAMES and fits(file)
     ]
     if not tables:
-        tables = [(file, split_in_name(file.stem)) for file in list_folder(path) if fits(file)]
+        found = _loose_tables(path, fits)
+        tables = _with_splits([(file, split_in_name(file.stem)) for file in found])
         if len(tables) == 1:
             return [(tables[0][0], None)]  # train.csv alone is all of the data
     if not tables:  # Task3_Training_GroundTruth/GroundTruth.csv beside Task3_Training_Input
@@ -52,7 +57,60 @@ def find_tables(path: Path, fits: Callable[[Path], bool]) -> list[tuple[Path, Sp
             for file in list_folder(folder)
             if split and fits(file)
         ]
-    return tables if len(tables) == 1 or all(split for _, split in tables) else []
+    if len(tables) > 1 and not all(split for _, split in tables):
+        raise SeveralTables(path, [file for file, _ in tables])
+    return tables
+
+
+class SeveralTables(DataError):
+    """A folder with several tables, and nothing says which is meant.
+
+    Attributes:
+        doubt: The same as a doubt of a reading.
+    """
+
+    def __init__(self, path: Path, tables: list[Path]) -> None:
+        names = quoted([printable(table.relative_to(path)) for table in tables])
+        self.doubt = f"the folder has several such tables: {names}; give the one that is meant"
+        super().__init__(
+            "the folder has several tables, and it is unclear which is meant",
+            where=printable(path),
+            why=f"these could be it: {names}",
+            hint="give the table itself; or call the tables train, val and test, to read them all",
+            id="several_tables",
+        )
+
+
+def left_out_notes(
+    path: Path, tables: Iterable[tuple[Path, Split | None]], fits: Callable[[Path], bool]
+) -> list[Issue]:
+    """Return a note on tables in a folder that could have been read as well, but were not.
+
+    Args:
+        path: As of `find_tables`.
+        tables: What it returned.
+        fits: As there.
+    """
+    read = {file for file, _ in tables}
+    if path.is_file() or any(file.stem.casefold() in _NAMES for file in read):
+        return []
+    left = [file for file in _loose_tables(_data_folder(path), fits) if file not in read]
+    if not left:
+        return []
+    text = "{count:table was|tables were} left out, since others are named after splits: {names}"
+    names = quoted([printable(file.name) for file in left])
+    return [remark("tables_left_out", text, "warning", count=len(left), names=names)]
+
+
+def _loose_tables(folder: Path, fits: Callable[[Path], bool]) -> list[Path]:
+    """The tables in a folder, without those that show how predictions are handed in (Kaggle)."""
+    files = [file for file in list_folder(folder) if "submission" not in file.stem.casefold()]
+    return [file for file in files if fits(file)]
+
+
+def _with_splits(tables: list[tuple[Path, Split | None]]) -> list[tuple[Path, Split | None]]:
+    """Those with a split; all of them, if there are none."""
+    return [(file, split) for file, split in tables if split] or tables
 
 
 def _data_folder(path: Path) -> Path:

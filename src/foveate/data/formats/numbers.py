@@ -13,14 +13,19 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
-from foveate.data.formats import Format, Reading
+from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import (
     EITHER,
     MAX_NUMBERED_CLASSES,
     describe_columns,
     nearly_all_differ,
 )
-from foveate.data.formats._table_files import find_tables, fit_of_tables
+from foveate.data.formats._table_files import (
+    SeveralTables,
+    find_tables,
+    fit_of_tables,
+    left_out_notes,
+)
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import counted_issue, skip_and_record
 from foveate.data.records import (
@@ -66,6 +71,8 @@ class NumberTable(Format):
         """A table with images and one column of numbers, or a folder with such tables."""
         try:
             tables = find_tables(path, self._fits)
+        except SeveralTables as error:
+            return Reading(Fit.LIKELY, (error.doubt,))
         except DataError:
             return None
         if not tables:
@@ -104,6 +111,7 @@ class NumberTable(Format):
             )
         rows = drop_missing(_merge(rows, path), path, notes)
         notes += partial_split_notes(rows)
+        notes += left_out_notes(path, tables, self._fits)
         samples = tuple(
             Sample(row.path, row.key, Number(row.value), row.split, row.group) for row in rows
         )

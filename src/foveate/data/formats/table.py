@@ -15,7 +15,12 @@ from typing import Any, ClassVar
 
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
-from foveate.data.formats._table_files import find_tables, fit_of_tables
+from foveate.data.formats._table_files import (
+    SeveralTables,
+    find_tables,
+    fit_of_tables,
+    left_out_notes,
+)
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
 from foveate.data.records import (
@@ -60,6 +65,8 @@ class TableFile(Format):
         """A table with labels and without boxes, or a folder with such tables."""
         try:
             tables = find_tables(path, self._fits if path.is_dir() else self._may_fit)
+        except SeveralTables as error:
+            return Reading(Fit.LIKELY, (error.doubt,))
         except DataError:
             return None
         if not tables:
@@ -95,6 +102,7 @@ class TableFile(Format):
         rows = drop_missing(_merge(rows, multilabel, path, notes), path, notes)
         notes += _multilabel_note(rows) if multilabel else []
         notes += partial_split_notes(rows)
+        notes += left_out_notes(path, tables, self._fits)
         return Table(
             samples=tuple(row.sample() for row in rows),
             classes=tuple(sorted({name for row in rows for name in row.labels})),
