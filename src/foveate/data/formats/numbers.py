@@ -72,7 +72,7 @@ class NumberTable(Format):
         try:
             tables = find_tables(path, self._fits)
         except SeveralTables as error:
-            return Reading(Fit.LIKELY, (error.doubt,))
+            return Reading(Fit.POSSIBLE, (error.doubt,))
         except DataError:
             return None
         if not tables:

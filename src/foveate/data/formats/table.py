@@ -66,7 +66,7 @@ class TableFile(Format):
         try:
             tables = find_tables(path, self._fits if path.is_dir() else self._may_fit)
         except SeveralTables as error:
-            return Reading(Fit.LIKELY, (error.doubt,))
+            return Reading(Fit.POSSIBLE, (error.doubt,))
         except DataError:
             return None
         if not tables:
