@@ -140,7 +140,7 @@ def _no_column(path: Path, column: str) -> DataError:
     columns = dict.fromkeys(name for table, _ in tables for name in spelled_columns(table))
     names = ", ".join(map(printable, columns))
     return DataError(
-        f"no column of the table is called {column!r}",
+        f"the table has no column {column!r}",
         where=printable(path),
         why=f"its columns are: {names}"[:_MAX_WHY] if names else None,
         hint="name the column of the labels or numbers with --set data.column=NAME",
