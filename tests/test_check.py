@@ -229,7 +229,7 @@ def test_t24_pixel_types_are_distinguished(unusual):
         "cat/clear.png": "RGBA",
         "cat/grey.png": "LA",
     }
-    assert locations_of(result, "image_faint") == {"cat/faint.png": "9 of 256 levels"}
+    assert locations_of(result, "image_faint") == {"cat/faint.png": "8 of 256 levels"}
     assert locations_of(result, "image_exif") == {"cat/turned.jpg": "48 x 80 px upright"}
     assert locations_of(result, "image_misnamed") == {"cat/really.png.jpg": "PNG, not JPEG"}
     assert locations_of(result, "image_uniform") == {"cat/flat.png": "50 x 50 px"}

@@ -33,7 +33,8 @@ def measure_value_range(
 
     Returns:
         For fractions and for integers beyond 16 bits 0 to 1, 0 to 255, or percentiles; for 16 bits
-        of which fewer are used 0 to the highest value of these; None for other images.
+        of which fewer are used 0 to the highest value of these; None for other images, and where
+        deep images of several kinds are mixed.
     """
     if not any(_is_deep(sample) for sample in _spread(samples, _LOOKED_AT)):
         return None
@@ -41,14 +42,15 @@ def measure_value_range(
     for sample in _spread(samples, _MEASURED):
         with suppress(BrokenImage):
             values = read_stored_values(sample.source, rendering_of(recipe))
-            kinds.add(values.dtype.str[1:])
-            step = max(1, values.size // _MAX_VALUES)
-            parts.append(values.ravel()[::step].astype(np.float64))
+            if values.dtype.itemsize > 1:
+                kinds.add("16 bits" if values.dtype == np.uint16 else values.dtype.kind)
+                step = max(1, values.size // _MAX_VALUES)
+                parts.append(values.ravel()[::step].astype(np.float64))
     pooled = np.concatenate(parts) if parts else np.zeros(0)
     pooled = pooled[np.isfinite(pooled)]
-    if not pooled.size or kinds <= {"u1", "b1"}:
-        return None
-    return _range_of_16_bits(pooled) if kinds <= {"u1", "b1", "u2"} else _range_of_others(pooled)
+    if not pooled.size or len(kinds) > 1:
+        return None  # fractions and integers in one data set have no common scale
+    return _range_of_16_bits(pooled) if kinds == {"16 bits"} else _range_of_others(pooled)
 
 
 def _is_deep(sample: Sample) -> bool:
