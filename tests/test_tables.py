@@ -71,6 +71,7 @@ def test_rows_that_are_sorted_by_their_class_are_asked_about(tmp_path):
         ("path,value,scanner", ["1.5,a", "2.5,b"]),  # the name says what is to be learned
         ("path,age,patient_id", ["50,a", "31,b"]),  # a group
         ("path,age,split", ["50,train", "31,test"]),
+        ("path,age,phase", ["50,train", "31,test"]),
         ("path,age,comment", [f"{n},remark {n}" for n in range(12)]),  # hardly repeats
         ("path,age,score", ["50,1", "31,2"]),
     ],

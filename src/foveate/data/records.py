@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from foveate.data.issues import skip_and_record
 from foveate.data.parquet_rows import read_parquet
+from foveate.data.split_names import split_in_name
 from foveate.errors import DataError
 from foveate.utils.paths import printable
 
@@ -158,7 +159,8 @@ def number_columns(path: Path) -> dict[str, list[float]]:
 def class_columns(path: Path) -> dict[str, list[str]]:
     """Return the columns of a table that may state classes: few different texts, which repeat.
 
-    Columns of the image, its split and group are left out, and those that number the rows.
+    Columns of the image, its split (by name or values) and group are left out, and those that
+    number the rows.
 
     Returns:
         Column -> its different values, the most frequent first. Columns that hardly state what is
@@ -186,7 +188,7 @@ def _may_be_classes(name: str, count: Counter[str]) -> bool:
         return False
     numbers = sum(finite_number(text) is not None for text in count)
     few = 2 <= len(count) <= min(_MAX_CLASSES, count.total() // _MIN_REPEATS)
-    return few and 2 * numbers < len(count)
+    return few and 2 * numbers < len(count) and not all(map(split_in_name, count))
 
 
 def has_column(path: Path, name: str) -> bool:
