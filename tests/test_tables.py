@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from foveate.data.formats import read_table
+from foveate.data.split_names import is_part_name
+from foveate.data.tables import read_matching_table
 from foveate.errors import DataError, UsageError
 from foveate.predictions import Labels, Number
+from foveate.recipe import Recipe
 
 HAM10000 = "lesion_id,image_id,dx,dx_type,age,sex,localization"
 NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender"
@@ -213,3 +217,19 @@ def test_several_tables_are_named(tmp_path, header):
     assert "several such tables: 'a.csv', 'b.csv'; give the one that is meant" in caught.value.why
     with pytest.raises(DataError, match=r"these could be it: 'a\.csv', 'b\.csv'"):
         read_table(tmp_path, "table" if "label" in header else "numbers")
+
+
+def test_a_run_with_a_named_column_is_evaluated_on_a_folder_of_classes(tmp_path):
+    for number in range(6):
+        name = "ab"[number % 2]
+        (tmp_path / "new" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "new" / name / f"{number}.png")
+    recipe = Recipe().data.model_copy(update={"column": "dx"})
+    table = read_matching_table(("a", "b"), (Labels,), tmp_path / "new", "auto", recipe)
+    assert len(table.samples) == 6
+
+
+def test_parts_of_images_of_ham10000_are_no_classes():
+    assert is_part_name("HAM10000_images_part_1")
+    assert not is_part_name("car part")

@@ -44,9 +44,10 @@ def split_in_folders(folders: Iterable[str]) -> Split | None:
 
 
 def is_part_name(name: str) -> bool:
-    """Whether a name counts the parts of a dataset: 'fold_1', 'batch 12', 'part-b'."""
+    """Whether a name counts the parts of a dataset: 'fold_1', 'batch 12', 'images_part_b'."""
     words = _words(name)
-    return len(words) >= 2 and words[0] in _PARTS and (words[-1].isdecimal() or len(words[-1]) == 1)
+    is_counted = len(words) >= 2 and (words[-1].isdecimal() or len(words[-1]) == 1)
+    return is_counted and (words[0] in _PARTS or words[-2] in _PARTS)
 
 
 def _words(name: str) -> list[str]:

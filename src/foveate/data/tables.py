@@ -13,6 +13,8 @@ import numpy as np
 
 from foveate.data.class_merging import merge_classes
 from foveate.data.formats import FORMATS, read_table
+from foveate.data.formats._table_files import find_tables
+from foveate.data.records import column_names, is_table
 from foveate.errors import DataError
 from foveate.messages import counted
 from foveate.predictions import Boxes, ImagePrediction, Labels, Number
@@ -77,7 +79,8 @@ def read_matching_table(
         DataError: The data cannot be read, has no labels or labels of another kind, or no image
             has a class of the run.
     """
-    table = read_table(data, format, accepted, recipe.column)
+    column = recipe.column if _has_column(data, recipe.column) else ""  # folders have none
+    table = read_table(data, format, accepted, column)
     summary = FORMATS.get(table.format).summary
     log.info(f"data: {data}, read as {summary}: {counted(len(table.samples), 'image', 'images')}")
     _require_targets(table, accepted, data)
@@ -94,6 +97,16 @@ def read_matching_table(
             why="the classes of the run are: " + ", ".join(classes),
         )
     return table
+
+
+def _has_column(data: Path, column: str) -> bool:
+    """Whether data are a table with a column, or a folder with such tables."""
+    name = column.strip().casefold()
+
+    def fits(file: Path) -> bool:
+        return is_table(file) and name in column_names(file)
+
+    return bool(name) and data.exists() and bool(find_tables(data, fits))
 
 
 def _require_targets(table: Table, accepted: tuple[type, ...], data: Path) -> None:

@@ -42,7 +42,7 @@ class DataRecipe(RecipeSection):
     path: str = Field("", description="dataset: a folder or a table")
     format: str = Field("auto", description="dataset format; auto detects and reports it")
     column: str = Field(
-        "", description="column of a table with the numbers to learn; default: found by its name"
+        "", description="column of a table with the labels or numbers; default: found by its name"
     )
     classes: ClassGroups = Field(
         None,
