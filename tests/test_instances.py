@@ -520,7 +520,7 @@ def test_masks_survive_a_coco_round_trip(tmp_path, encodings):
     ]
     lossy_result = foveate.convert(path, "voc", tmp_path / "voc")
     assert any(
-        note.startswith("4 masks of objects, which the format does not support")
+        note.startswith("4 masks of objects not written: in this format")
         for note in lossy_result.notes
     )
 
