@@ -32,7 +32,7 @@ from foveate.api.check import inspection, rules
 from foveate.api.check.core import check_data
 from foveate.api.check.result import CheckResult
 from foveate.cli import main as cli
-from foveate.data import boxes, discovery, formats
+from foveate.data import boxes, discovery, formats, inventory
 from foveate.data import issues as issues_module
 from foveate.data.boxes import CLIPPED, CROWD, DUPLICATE, INVERTED, NO_AREA, NOT_FINITE, OUTSIDE
 from foveate.data.duplicates import near_duplicates
@@ -856,7 +856,7 @@ def test_skip_and_record_raises_outside_and_counts_inside():
 def test_many_locations_are_counted_and_the_first_are_kept():
     log = IssueLog()
     for number in range(MAX_LOCATIONS + 50):
-        log.add(discovery.CLUTTER, str(number))
+        log.add(inventory.CLUTTER, str(number))
     (issue,) = log.issues()
     assert issue.occurrences == MAX_LOCATIONS + 50
     assert len(issue.locations) == MAX_LOCATIONS
@@ -883,10 +883,10 @@ def test_t28_many_files_are_listed_in_bounded_memory(tmp_path):
 
     def peak(root: Path) -> int:
         tracemalloc.start()
-        inventory = discovery.take_inventory(root, IssueLog())
+        listing = inventory.take_inventory(root, IssueLog())
         peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert inventory.images == inventory.files == int(root.name)
+        assert listing.images == listing.files == int(root.name)
         return peak_bytes
 
     small, large = make_folder(300), make_folder(30_000)

@@ -1,4 +1,4 @@
-"""The files of a folder: images in the order of their names, and an inventory of everything else.
+"""The files of a folder: images in the order of their names.
 
 Nothing is opened but folders, and no more names are held in memory than one folder has.
 """
@@ -6,7 +6,6 @@ Nothing is opened but folders, and no more names are held in memory than one fol
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from foveate.data.issues import IssueLog, skip_and_record
+from foveate.data.issues import skip_and_record
 from foveate.errors import DataError, UsageError
 from foveate.images import dicom
 from foveate.images.nifti import VOLUME_EXTENSIONS
@@ -34,14 +33,13 @@ EXTENSIONS = frozenset(
     )
 )
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})  # of file managers
-_UNSUPPORTED = frozenset(
+UNSUPPORTED_EXTENSIONS = frozenset(
     (
         *(".jxl", ".tga", ".psd", ".exr", ".hdr", ".svg"),
         *(".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2"),
     )
 )
 _OTHER_MEDIA = frozenset((*VIDEO_EXTENSIONS, *ARCHIVE_EXTENSIONS))
-_MAX_EXTENSIONS = 100  # that an inventory counts separately
 _MAX_REMEMBERED = 500_000  # entries of folders, about 100 MB
 
 Found = TypeVar("Found")
@@ -79,41 +77,6 @@ UNLISTABLE = IssueKind(
     "error",
     "files",
     "run chmod u+rx on the folder, or leave it out",
-)
-LOOP = IssueKind("link_loop", "links to a folder that contains them, not followed", "note", "files")
-LINKED_AGAIN = IssueKind(
-    "linked_again",
-    "links to another folder of the same data, whose images therefore occur twice",
-    "warning",
-    "files",
-    "remove the links",
-)
-BROKEN_LINK = IssueKind(
-    "broken_link",
-    "broken links",
-    "warning",
-    "files",
-    "copy the files they should lead to, or remove them",
-)
-LINK_OUTSIDE = IssueKind(
-    "link_outside",
-    "links that lead out of the folder: a copy of the folder would lack these files",
-    "note",
-    "files",
-)
-SPECIAL_FILE = IssueKind(
-    "special_file", "pipes, sockets and devices, skipped", "warning", "files", "remove them"
-)
-CLUTTER = IssueKind("clutter", "hidden files and files of file managers, skipped", "note", "files")
-UNSUPPORTED = IssueKind(
-    "unsupported_format",
-    "images in unsupported file formats, skipped",
-    "warning",
-    "files",
-    "save them as JPEG or PNG",
-)
-NOT_UTF8 = IssueKind(
-    "not_utf8", "file names that are not UTF-8; their bytes are shown as \\xNN", "note", "files"
 )
 
 
@@ -168,7 +131,12 @@ def is_image(path: Path) -> bool:
     extension = extension_of(path.name)
     if extension in EXTENSIONS:
         return True
-    return not extension.strip(".0123456789") and _is_unnamed_dicom(path)
+    return lacks_extension(extension) and _is_unnamed_dicom(path)
+
+
+def lacks_extension(extension: str) -> bool:
+    """Whether a file has no extension, or a number in its place, as DICOM files often do."""
+    return not extension.strip(".0123456789")
 
 
 def extension_of(name: str) -> str:
@@ -233,7 +201,7 @@ def find_images_at(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _is_media(path: Path) -> bool:
     extension = extension_of(path.name)
-    return extension in _UNSUPPORTED or extension in _OTHER_MEDIA
+    return extension in UNSUPPORTED_EXTENSIONS or extension in _OTHER_MEDIA
 
 
 def holds_images(folder: Path) -> bool:
@@ -263,9 +231,9 @@ def list_folder(folder: Path) -> list[Path]:
 def _list_folder(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not _is_hidden(entry.name))
+            names = sorted(entry.name for entry in entries if not is_hidden(entry.name))
     except OSError as error:
-        raise _unlistable(folder, error) from None
+        raise unlistable(folder, error) from None
     return [folder / name for name in names]
 
 
@@ -279,11 +247,13 @@ def list_subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or of a file manager."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
-def _unlistable(folder: Path | str, error: OSError) -> DataError:
+def unlistable(folder: Path | str, error: OSError) -> DataError:
+    """Return the error for a folder that cannot be listed."""
     why = error.strerror or str(error)
     kind = UNLISTABLE
     return DataError(kind.text, where=printable(folder), why=why, hint=kind.hint, id=kind.id)
@@ -326,9 +296,9 @@ def _holds_images(folder: Path, visited: set[tuple[int, int]]) -> bool:
 def _scan_once(folder: Path, visited: set[tuple[int, int]]) -> Iterable[tuple[str, bool]]:
     """The entries of a folder as `_scan` lists them; nothing for one that was visited before."""
     try:
-        identity = _identity(folder)
+        identity = folder_identity(folder)
     except OSError as error:
-        raise _unlistable(folder, error) from None
+        raise unlistable(folder, error) from None
     if identity in visited:  # a link that leads back
         return ()
     visited.add(identity)
@@ -349,142 +319,32 @@ def _scan(folder: Path) -> Iterator[tuple[str, bool]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if _is_hidden(entry.name):
+                if is_hidden(entry.name):
                     continue
-                is_folder = _try(entry.is_dir) and not _leads_back(entry)
-                if is_folder or _try(entry.is_file):
+                is_folder = try_status(entry.is_dir) and not leads_back(entry)
+                if is_folder or try_status(entry.is_file):
                     yield entry.name, is_folder
     except OSError as error:
-        raise _unlistable(folder, error) from None
+        raise unlistable(folder, error) from None
 
 
-def _identity(path: Path | str) -> tuple[int, int]:
+def folder_identity(path: Path | str) -> tuple[int, int]:
+    """Return the device and the number of a folder, which all links to it share."""
     status = Path(path).stat()
     return status.st_dev, status.st_ino
 
 
-def _leads_back(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to a folder that contains it, whose content would count as its own."""
+def leads_back(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry links to a folder that contains it, whose content would count as its own."""
     if not entry.is_symlink():
         return False
     parent = Path(os.path.realpath(Path(entry.path).parent))
     return parent.is_relative_to(os.path.realpath(entry.path))
 
 
-def _try(check: Callable[[], bool]) -> bool:
-    """The result of `check`; False if a link runs in a circle, or the disk does not respond."""
+def try_status(check: Callable[[], bool]) -> bool:
+    """Return `check()`; False if a link runs in a circle, or the disk does not respond."""
     try:
         return check()
     except OSError:
         return False
-
-
-# --- inventory
-
-
-@dataclass
-class Inventory:
-    """How many files and folders a folder contains, without hidden ones.
-
-    Attributes:
-        files: Number of regular files.
-        folders: Number of folders.
-        images: Number of files with the extension of an image.
-        extensions: Number of files by extension; of very many extensions the first ones.
-    """
-
-    files: int = 0
-    folders: int = 0
-    images: int = 0
-    extensions: Counter[str] = field(default_factory=Counter)
-
-    def add_file(self, name: str) -> str:
-        """Count a file; return its extension."""
-        extension = extension_of(name)
-        self.files += 1
-        self.images += extension in EXTENSIONS
-        if extension in self.extensions or len(self.extensions) < _MAX_EXTENSIONS:
-            self.extensions[extension] += 1
-        return extension
-
-
-def take_inventory(
-    root: Path, log: IssueLog, advance: Callable[[int], None] = lambda count: None
-) -> Inventory:
-    """Count everything below `root`, and record what a listing skips silently.
-
-    However many files there are, only the folders that are still to be visited are held in memory.
-
-    Args:
-        root: The folder.
-        log: Where links, clutter, unsupported formats and the like are recorded.
-        advance: Called now and then with the number of files so far.
-    """
-    return _InventoryWalk(root, log).run(advance)
-
-
-class _InventoryWalk:
-    def __init__(self, root: Path, log: IssueLog) -> None:
-        self._root, self._log = str(root), log
-        self._real_root = Path(os.path.realpath(root))
-        self._waiting = [self._root]
-        self._visited = {_identity(root)}
-        self._inventory = Inventory()
-
-    def run(self, advance: Callable[[int], None]) -> Inventory:
-        while self._waiting:
-            folder = self._waiting.pop()
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        self._count(entry)
-                        if self._inventory.files % 1000 == 0:
-                            advance(self._inventory.files)
-            except OSError as error:
-                self._log.add_error(_unlistable(folder, error))
-        return self._inventory
-
-    def _count(self, entry: os.DirEntry[str]) -> None:
-        key = printable(entry.path[len(self._root) :].lstrip("/\\"))
-        if not _is_utf8(entry.name):
-            self._log.add(NOT_UTF8, key)
-        if _is_hidden(entry.name):
-            self._log.add(CLUTTER, key)
-            return
-        if entry.is_symlink() and not self._follows(entry, key):
-            return
-        if _try(entry.is_dir):
-            self._inventory.folders += 1
-            identity = _identity(entry.path)
-            if identity not in self._visited:
-                self._visited.add(identity)
-                self._waiting.append(entry.path)
-        elif _try(entry.is_file):
-            extension = self._inventory.add_file(entry.name)
-            if extension in _UNSUPPORTED:
-                self._log.add(UNSUPPORTED, key, why=extension)
-        else:
-            self._log.add(SPECIAL_FILE, key)
-
-    def _follows(self, entry: os.DirEntry[str], key: str) -> bool:
-        """Record where a link leads; return whether its target is to be counted."""
-        target = Path(os.path.realpath(entry.path))
-        if not (_try(entry.is_dir) or _try(entry.is_file) or target.exists()):
-            self._log.add(BROKEN_LINK, key, why=printable(Path(entry.path).readlink()))
-            return False
-        if not target.is_relative_to(self._real_root) and not _leads_back(entry):
-            self._log.add(LINK_OUTSIDE, key, why=printable(target))
-        elif _try(entry.is_dir):
-            kind = LOOP if _leads_back(entry) else LINKED_AGAIN
-            self._log.add(kind, key, why=printable(target))
-            return False
-        return True
-
-
-def _is_utf8(name: str) -> bool:
-    """Whether a name has no lone surrogates, which stand for bytes that are not UTF-8."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -26,8 +26,9 @@ from foveate.api.check.rules import (
     find_divided_sequences,
 )
 from foveate.data.class_merging import read_recipe_table
-from foveate.data.discovery import Inventory, find_images, take_inventory
+from foveate.data.discovery import find_images
 from foveate.data.formats import FORMATS
+from foveate.data.inventory import Inventory, take_inventory
 from foveate.data.issues import IssueLog, collecting
 from foveate.data.value_range import measure_value_range
 from foveate.errors import DataError, FoveateError

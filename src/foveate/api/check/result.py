@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.api.check.rules import Balance
-from foveate.data.discovery import Inventory
+from foveate.data.inventory import Inventory
 from foveate.messages import Message, counted
 from foveate.types import Issue, Severity
 

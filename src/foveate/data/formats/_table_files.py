@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from foveate.data.discovery import list_folder, list_subfolders
-from foveate.data.formats import Fit
+from foveate.data.formats import Fit, Reading
 from foveate.data.issues import quoted
 from foveate.data.split_names import split_in_name
 from foveate.errors import DataError
@@ -117,6 +117,30 @@ def _data_folder(path: Path) -> Path:
     """The folder itself; or `data` in it where nothing else is, as in datasets of Hugging Face."""
     folders = list_subfolders(path)
     return folders[0] if [folder.name for folder in folders] == ["data"] else path
+
+
+def sniff_tables(
+    path: Path,
+    fits: Callable[[Path], bool],
+    doubts: Callable[[Path], Iterable[str]] = lambda table: (),
+) -> Reading | None:
+    """Return how well the tables at a path fit a format; None if there are none.
+
+    Args:
+        path: A table, or a folder.
+        fits: Whether a file is a table of the format.
+        doubts: What speaks against a table.
+    """
+    try:
+        tables = find_tables(path, fits)
+    except SeveralTables as error:
+        return Reading(Fit.POSSIBLE, (error.doubt,))
+    except DataError:
+        return None
+    if not tables:
+        return None
+    found = dict.fromkeys(doubt for table, _ in tables for doubt in doubts(table))
+    return Reading(fit_of_tables(path, tables), tuple(found))
 
 
 def fit_of_tables(path: Path, tables: list[tuple[Path, Split | None]]) -> Fit:

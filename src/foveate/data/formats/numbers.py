@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import ClassVar
@@ -21,10 +21,9 @@ from foveate.data.formats._amounts import (
     nearly_all_differ,
 )
 from foveate.data.formats._table_files import (
-    SeveralTables,
     find_tables,
-    fit_of_tables,
     left_out_notes,
+    sniff_tables,
 )
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import counted_issue, skip_and_record
@@ -69,17 +68,10 @@ class NumberTable(Format):
 
     def sniff(self, path: Path) -> Reading | None:
         """A table with images and one column of numbers, or a folder with such tables."""
-        try:
-            tables = find_tables(path, self._fits)
-        except SeveralTables as error:
-            return Reading(Fit.POSSIBLE, (error.doubt,))
-        except DataError:
-            return None
-        if not tables:
-            return None
-        doubts = [doubt for table, _ in tables for doubt in self._doubts(table)]
-        fit = fit_of_tables(path, tables)
-        return Reading(fit, tuple(dict.fromkeys(doubts)), settled_by_target=True)
+        reading = sniff_tables(path, self._fits, self._doubts)
+        if reading is None or reading.fit is Fit.POSSIBLE:  # it is unclear which table is meant
+            return reading
+        return replace(reading, settled_by_target=True)
 
     def read(self, path: Path) -> Table:
         """Read the table, or those of a folder; paths of images are relative to a table's folder.

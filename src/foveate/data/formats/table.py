@@ -16,10 +16,9 @@ from typing import Any, ClassVar
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
 from foveate.data.formats._table_files import (
-    SeveralTables,
     find_tables,
-    fit_of_tables,
     left_out_notes,
+    sniff_tables,
 )
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
@@ -63,17 +62,10 @@ class TableFile(Format):
 
     def sniff(self, path: Path) -> Reading | None:
         """A table with labels and without boxes, or a folder with such tables."""
-        try:
-            tables = find_tables(path, self._fits if path.is_dir() else self._may_fit)
-        except SeveralTables as error:
-            return Reading(Fit.POSSIBLE, (error.doubt,))
-        except DataError:
-            return None
-        if not tables:
-            return None
-        doubts = [doubt for table, _ in tables for doubt in self._doubts(table)]
-        fit = fit_of_tables(path, tables) if self._fits(tables[0][0]) else Fit.POSSIBLE
-        return Reading(fit, tuple(dict.fromkeys(doubts)))
+        reading = sniff_tables(path, self._fits if path.is_dir() else self._may_fit, self._doubts)
+        if reading and path.is_file() and not self._fits(path):
+            return replace(reading, fit=Fit.POSSIBLE)
+        return reading
 
     def read(self, path: Path) -> Table:
         """Read the table, or those of a folder; paths of images are relative to a table's folder.

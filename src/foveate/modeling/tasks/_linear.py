@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.messages import Message
-from foveate.types import Batch, Decision, Features
+from foveate.types import Batch, Decision, Features, Provides
 
 # training images up to which maps are used: they help most where labels are few, and cost the
 # solver time
@@ -18,6 +18,13 @@ _MAX_IMAGES_WITH_MAPS = 2000
 _GRID = 3  # cells along each side, of the deepest maps
 _GRID_MAPS = 3  # deepest maps that are summarized by a grid; the finer ones lack semantics
 _EPSILON = 1e-3  # under a square root, whose slope at 0 is infinite: training goes through it
+
+
+def needed_features(features: str) -> frozenset[Provides]:
+    """Return what the head needs of a backbone for a value of the setting `features`."""
+    if features == "maps":
+        return frozenset({Provides.POOLED, Provides.MAPS})
+    return frozenset({Provides.POOLED})
 
 
 class LinearHead(nn.Module):

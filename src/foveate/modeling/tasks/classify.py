@@ -15,7 +15,7 @@ from foveate.errors import UnknownName, UsageError
 from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.tasks import DataFacts, ExplainableScore, Task, TaskSettings
-from foveate.modeling.tasks._linear import LinearHead, choose_features
+from foveate.modeling.tasks._linear import LinearHead, choose_features, needed_features
 from foveate.modeling.tasks._positive import choose_positive
 from foveate.predictions import Labels
 from foveate.types import Batch, Decision, Provides, TargetTensors
@@ -79,9 +79,7 @@ class Classify(Task):
 
     @property
     def needs(self) -> frozenset[Provides]:  # type: ignore[override]
-        if self.settings.features == "maps":
-            return frozenset({Provides.POOLED, Provides.MAPS})
-        return frozenset({Provides.POOLED})
+        return needed_features(self.settings.features)
 
     @classmethod
     def resolve_settings(

@@ -17,7 +17,7 @@ from foveate.images.preprocessing import Framing
 from foveate.messages import Message
 from foveate.modeling.backbones import Backbone
 from foveate.modeling.tasks import DataFacts, ExplainableScore, Task, TaskSettings
-from foveate.modeling.tasks._linear import LinearHead, choose_features
+from foveate.modeling.tasks._linear import LinearHead, choose_features, needed_features
 from foveate.predictions import Number
 from foveate.types import Batch, Decision, Features, Provides, TargetTensors
 
@@ -110,9 +110,7 @@ class Regress(Task):
 
     @property
     def needs(self) -> frozenset[Provides]:  # type: ignore[override]
-        if self.settings.features == "maps":
-            return frozenset({Provides.POOLED, Provides.MAPS})
-        return frozenset({Provides.POOLED})
+        return needed_features(self.settings.features)
 
     @classmethod
     def resolve_settings(
