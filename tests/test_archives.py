@@ -152,7 +152,7 @@ def test_archives_of_masks_and_parts_are_not_classes_unasked(tmp_path):
 def test_a_member_that_is_too_large_or_gone_is_a_broken_image(tmp_path, monkeypatch):
     path = write_zip(tmp_path / "a.zip", class_members())
     samples = read_table(path).samples
-    monkeypatch.setattr(stored_images, "_MAX_BYTES", 10)
+    monkeypatch.setattr(stored_images, "MAX_MEMBER_BYTES", 10)
     with pytest.raises(BrokenImage, match="more than 10 bytes"):
         read_image(samples[0].source)
     monkeypatch.undo()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyarrow import ChunkedArray
 
 _OPEN_FILES = 8  # archives and row groups that are kept open in a process
-_MAX_BYTES = 2**29  # of a member of an archive
+MAX_MEMBER_BYTES = 2**29  # of a member of an archive
 _MEDICAL = frozenset((*nifti.VOLUME_EXTENSIONS, *slides.SLIDE_EXTENSIONS, *dicom.EXTENSIONS))
 
 SLICED = IssueKind(
@@ -139,8 +139,10 @@ class ZipMember(StoredImage):
         """
         try:
             archive = _open_zip(self.path)
-            if archive.getinfo(self.name).file_size > _MAX_BYTES:
-                raise _unreadable("member", self.path, f"it has more than {_MAX_BYTES:,} bytes")
+            if archive.getinfo(self.name).file_size > MAX_MEMBER_BYTES:
+                raise _unreadable(
+                    "member", self.path, f"it has more than {MAX_MEMBER_BYTES:,} bytes"
+                )
             return archive.read(self.name)
         except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
             raise _unreadable("member", self.path, f"{self.name}: {error}") from None

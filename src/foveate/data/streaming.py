@@ -18,7 +18,7 @@ from foveate.data.discovery import find_images, is_image
 from foveate.data.image_cache import ImageCache
 from foveate.data.image_rows import ImageFinder
 from foveate.data.records import ALIASES, is_table, read_records
-from foveate.data.stored_images import Entry
+from foveate.data.stored_images import MAX_MEMBER_BYTES, Entry
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
 from foveate.types import TargetTensors
@@ -27,7 +27,6 @@ from foveate.utils.files import atomic_write
 from foveate.utils.paths import printable
 
 SHARDS = (".tar",)
-_MAX_BYTES = 1 << 29  # of an image in a shard
 _MAX_BROKEN = 16  # images in a row that may be unreadable
 
 
@@ -107,7 +106,11 @@ def _in_shard(shard: Path, name: str) -> Iterator[Entry]:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                if member.isreg() and 0 < member.size <= _MAX_BYTES and is_image(Path(member.name)):
+                if (
+                    member.isreg()
+                    and 0 < member.size <= MAX_MEMBER_BYTES
+                    and is_image(Path(member.name))
+                ):
                     key = f"{name}/{printable(member.name)}"
                     yield Entry(key, shard.absolute(), member.offset_data, member.size)
     except (tarfile.TarError, OSError, ValueError) as error:

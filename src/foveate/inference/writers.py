@@ -179,12 +179,9 @@ def _with_names(results: list[ImageResult], given: list[Path]) -> NamedResults:
 def _below(path: Path, folders: list[Path]) -> str:
     """The path below the innermost of the folders, without extension; else the stem of its name."""
     inside = [folder for folder in folders if path.is_relative_to(folder)]
-    relative = min((path.relative_to(folder) for folder in inside), key=_depth, default=None)
+    relatives = (path.relative_to(folder) for folder in inside)
+    relative = min(relatives, key=lambda each: len(each.parts), default=None)
     return (relative or Path(path.name)).with_suffix("").as_posix()
-
-
-def _depth(path: Path) -> int:
-    return len(path.parts)
 
 
 def _write_names(named: NamedResults, folder: Path) -> None:
