@@ -306,7 +306,7 @@ def test_t36_bombs_and_many_members_cost_little(tmp_path, monkeypatch):
     catalog = Catalog.write(tmp_path / "list.jsonl", find_entries(tmp_path / "many.tar"))
     assert (len(catalog), catalog.starts.nbytes) == (count, 8 * (count + 1))
     assert time.process_time() - start < 20
-    monkeypatch.setattr(streaming, "_MAX_BYTES", 10)
+    monkeypatch.setattr(streaming, "MAX_MEMBER_BYTES", 10)
     with pytest.raises(BrokenImage):
         codec.read_image(catalog[0].content())
     assert list(find_entries(tmp_path / "a.tar")) == []  # above the limit of one image
