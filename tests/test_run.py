@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import pytest
 import torch
@@ -145,6 +146,10 @@ def test_t13_one_writer_at_a_time(run):
     with run.locked():
         assert json.loads((run.folder / "lock.json").read_text())["pid"] == os.getpid()
         with pytest.raises(RunError, match=f"in use.*process {os.getpid()} on "), run.locked():
+            pass
+        row = {"host": socket.gethostname(), "pid": 10**30}  # more than any process has
+        (run.folder / "lock.json").write_text(json.dumps(row))
+        with pytest.raises(RunError, match="in use"), run.locked():
             pass
     assert not (run.folder / "lock.json").exists()
 

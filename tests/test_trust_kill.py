@@ -11,6 +11,7 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -114,10 +115,15 @@ except RunError as error:
 
 def test_t13_one_process_locks_a_run_and_a_dead_one_none(tmp_path):
     run = Run.create(tmp_path / "run", "x")
+    dead = start_python("-c", "")
+    dead.communicate()
+    (run.folder / ".lock").touch()
+    holder_row = {"host": socket.gethostname(), "pid": dead.pid}
+    (run.folder / "lock.json").write_text(json.dumps(holder_row))
     processes = [start_python("-c", _HOLDER, run.folder, stdin=subprocess.PIPE) for _ in range(4)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
-    for process in processes:  # all at once
+    for process in processes:  # all meet the dead lock at once
         process.stdin.write("go\n")
         process.stdin.flush()
     replies = [process.stdout.readline() for process in processes]

@@ -10,6 +10,7 @@ Functions are imported when they are first used: `import foveate` imports no oth
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from foveate.version import __version__
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from foveate.api.retrieve import retrieve
     from foveate.api.runs import runs
     from foveate.api.soup import soup
+
+# OpenMP's threads would spin while they wait for each other, which takes the cores from other
+# programs: beside a busy one the same work takes about ten times as long. Read once, when torch is
+# imported; a value that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
     "__version__",

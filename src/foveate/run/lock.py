@@ -10,15 +10,21 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foveate.errors import RunError
 from foveate.utils.files import write_error
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 LOCK_FILES = (".lock", "lock.json")
 _ORPHANS = 10.0  # seconds that workers of a process that was killed may take to end
+_PAUSE = 0.1  # seconds between two looks at whether they have
 
 
 @contextmanager
@@ -32,11 +38,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     lock, owner = FileLock(folder / LOCK_FILES[0]), folder / LOCK_FILES[1]
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            # workers that were forked from a dead holder may keep its lock until they notice
-            lock.acquire(timeout=_ORPHANS if _owner_is_dead(owner) else 0)
+        _acquire(lock, owner)
     except Timeout:
         raise _in_use(folder, owner) from None
     except OSError as error:
@@ -48,6 +50,24 @@ def lock_folder(folder: Path) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _acquire(lock: FileLock, owner: Path) -> None:
+    """Take the lock; raises filelock.Timeout if another process holds it.
+
+    Workers that were forked from a dead holder may keep its lock until they notice.
+    """
+    from filelock import Timeout
+
+    deadline = time.monotonic() + _ORPHANS
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout:
+            if not _owner_is_dead(owner) or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _in_use(folder: Path, owner: Path) -> RunError:
@@ -77,6 +97,6 @@ def _owner_is_dead(owner: Path) -> bool:
         os.kill(known[1], 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):  # it lives, or no process can have this number
         return False
     return False
