@@ -399,10 +399,14 @@ def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_ignored(
         fit_recipe(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)
     ]
     assert len(calls) == 1
-    for file in features.cache_folder().iterdir():
-        file.write_bytes(b"damaged")
-    results.append(fit_recipe(with_settings(quick, PROBE), tmp_path / "third"))
-    assert len(calls) == 2
+    (file,) = features.cache_folder().iterdir()
+    original_bytes = file.read_bytes()
+    one_value = original_bytes[:-4] + np.float32(0.125).tobytes()  # a number as good as another
+    for count, damaged in enumerate((b"damaged", one_value), 2):
+        file.write_bytes(damaged)
+        results.append(fit_recipe(with_settings(quick, PROBE), tmp_path / f"damaged-{count}"))
+        assert len(calls) == count
+        assert file.read_bytes() == original_bytes
     assert len({result.evaluation.scores.numbers["log_loss"].value for result in results}) == 1
 
 

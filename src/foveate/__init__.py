@@ -18,6 +18,7 @@ from foveate.version import __version__
 if TYPE_CHECKING:
     from foveate.api.adapt import adapt
     from foveate.api.audit import audit
+    from foveate.api.cache import cache
     from foveate.api.check import check
     from foveate.api.continue_ import continue_
     from foveate.api.convert import convert
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "adapt",
     "audit",
+    "cache",
     "check",
     "continue_",
     "convert",

@@ -21,7 +21,7 @@ from foveate.images.preprocessing import Framing, decoded_short_side
 from foveate.recipe import DataRecipe
 from foveate.types import StoredImage, content_of
 from foveate.utils import memory
-from foveate.utils.files import cache_folder
+from foveate.utils.cache import cache_folder
 
 MEMORY_SHARE = 0.25  # of the memory that this process may use: the most that decoded pixels take
 _DISK_SHARE = 0.5  # of the free disk space when the first image is written: the most that is used

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from foveate.data.dataset import ImageDataset
@@ -32,13 +32,14 @@ from foveate.modeling.model import Model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import Recipe
 from foveate.types import Batch, Features, Provides, Sample
+from foveate.utils.cache import SUFFIX, cache_folder, limit_cache, mark_used, max_cache_bytes
 from foveate.utils.device import ComputeMode, to_device
-from foveate.utils.files import cache_folder
 
 _BATCH_SIZE = 64
 # of what is computed: a change of the decoder, the evaluation transform or the features that a head
 # reads raises it
-_VERSION = 3
+_VERSION = 4
+_DIGEST = "blake2b"  # of the numbers, in the header of a file
 _POOLED = frozenset({Provides.POOLED})
 _FP32 = ComputeMode("fp32", channels_last=False)
 
@@ -139,11 +140,13 @@ def head_features(
         (N, D) float32 on the CPU, in the order of the dataset.
     """
     key = _cache_key(model, hashes, mode, dataset.cache.rendering)
-    file = cache_folder() / f"{key}.safetensors"
+    file = cache_folder() / f"{key}{SUFFIX}"
+    limit = max_cache_bytes()  # a bad value is reported before anything is computed
     features = _read_cache(file, len(hashes))
     if features is None:
         features = _head_features(model, dataset, batch_size, device, mode, advance)
         _write_cache(file, features)
+        limit_cache(limit)
     return features
 
 
@@ -219,10 +222,15 @@ def _cache_key(model: Model, hashes: Sequence[str], mode: ComputeMode, rendering
 def _read_cache(file: Path, count: int) -> Tensor | None:
     """Return the features in a file; None if it is missing or damaged."""
     try:
-        features = load_file(file)["features"]
-    except (OSError, SafetensorError, KeyError):
+        with safe_open(file, "pt") as opened:
+            features: Tensor = opened.get_tensor("features")
+            digest = (opened.metadata() or {}).get(_DIGEST)
+    except (OSError, SafetensorError):
         return None
-    return features if len(features) == count and bool(features.isfinite().all()) else None
+    if len(features) != count or digest != _digest(features):
+        return None
+    mark_used(file)
+    return features
 
 
 def _write_cache(file: Path, features: Tensor) -> None:
@@ -230,8 +238,12 @@ def _write_cache(file: Path, features: Tensor) -> None:
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features}, temporary)
+        save_file({"features": features}, temporary, {_DIGEST: _digest(features)})
         temporary.replace(file)
     except (OSError, SafetensorError):
         with suppress(OSError):  # the folder itself could not be made
             temporary.unlink()
+
+
+def _digest(features: Tensor) -> str:
+    return hashlib.blake2b(features.contiguous().numpy().data, digest_size=16).hexdigest()

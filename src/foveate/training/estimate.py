@@ -27,8 +27,8 @@ from foveate.training.resolve import resolve_recipe
 from foveate.training.throughput import Throughput, measure_throughput
 from foveate.types import IssueKind, Provides, Sample, Table
 from foveate.utils import console
+from foveate.utils.cache import cache_folder
 from foveate.utils.device import resolve_device
-from foveate.utils.files import cache_folder
 from foveate.utils.memory import available_memory, keep_freed_memory, total_memory
 
 LOW_MEMORY = IssueKind(

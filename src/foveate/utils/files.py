@@ -238,13 +238,6 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: checksum(folder / name) for name in names if (folder / name).is_file()}
 
 
-def cache_folder() -> Path:
-    """Return $FOVEATE_CACHE, or `foveate` in the user's cache folder."""
-    explicit = os.environ.get("FOVEATE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(explicit) if explicit else Path(base) / "foveate"
-
-
 def next_free_path(parent: Path, prefix: str = "") -> Path:
     """Return the first of parent/PREFIX1, parent/PREFIX2, ... that does not exist."""
     number = 1

@@ -31,6 +31,7 @@ _ORDER = (
     "convert",
     "runs",
     "models",
+    "cache",
     "demo",
 )
 
