@@ -325,13 +325,19 @@ def test_coco_unlisted_images_repetitions_and_windows_paths(tmp_path):
     assert "objects without a box, dropped: 1 ('a.jpg')" in notes(table)
 
 
-def test_an_image_outside_the_folder_is_read_where_it_is(tmp_path):
+def test_an_image_outside_the_folder_is_read_only_if_that_is_allowed(tmp_path, monkeypatch):
     write_image(tmp_path / "a.jpg")
     content = coco_content(
         images=[{"id": 7, "file_name": "../a.jpg"}, {"id": 8, "file_name": "../../../none.jpg"}]
     )
-    table = read_table(write(tmp_path / "in/x.json", content))
-    assert list(boxes_by_key(table)) == [(tmp_path / "a.jpg").as_posix()]
+    path = write(tmp_path / "in/x.json", content)
+    with pytest.raises(DataError, match=r"outside of.*1 image, such as '../a.jpg'.*--allow-out"):
+        read_table(path)
+    monkeypatch.chdir(path.parent)
+    for same in (path, Path("x.json")):
+        table = read_table(same, allow_outside=True)
+        assert list(boxes_by_key(table)) == ["../a.jpg"]
+        assert "1 image is outside of the data folder: '../a.jpg'" in notes(table)
 
 
 def annotation_entry(**changes) -> list[dict]:

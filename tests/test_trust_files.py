@@ -1,13 +1,15 @@
 """Malicious files: pickles, safetensors, archives and YAML are refused and not executed.
 
-The ids T18 to T37 are those of docs/trust.md.
+The ids T18 to T57 are those of docs/trust.md.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import json
+import os
 import pickle
 import pickletools
 import struct
@@ -25,6 +27,9 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+import foveate
+from foveate.api.fit.core import fit_recipe
+from foveate.cli import main as cli
 from foveate.data import streaming
 from foveate.data.streaming import Catalog, find_entries
 from foveate.deploy.runtime import open_exported
@@ -32,8 +37,10 @@ from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, Wei
 from foveate.images import codec
 from foveate.modeling import weights
 from foveate.modeling.weights import read_tensors
-from foveate.recipe import load_recipe
+from foveate.recipe import load_recipe, with_settings
 from foveate.run.folder import Run
+from foveate.utils.csv_cells import original_cell
+from foveate.utils.files import write_rows
 from foveate.utils.validation import parse_assignment
 
 SOURCE = Path(__file__).parents[1] / "src" / "foveate"
@@ -425,3 +432,66 @@ def test_t37_written_yaml_has_no_references(quick):
 def test_t34_the_limit_of_a_header_is_far_above_real_ones():
     """The largest networks have some thousand tensors of about 120 header bytes each."""
     assert weights._MAX_HEADER > 25_000 * 120
+
+
+# --- what a table names, and what a spreadsheet would run
+
+
+@pytest.fixture
+def table_beside_its_images(stripes, tmp_path):
+    """A folder with a table that names the images of the folder beside it, and an absolute path."""
+    images = sorted(stripes.rglob("*.png"))
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    up = Path(os.path.relpath(stripes, folder))
+    rows = [f"{up / image.relative_to(stripes)},{image.parent.name}" for image in images[:-1]]
+    rows.append(f"{images[-1]},{images[-1].parent.name}")
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    return folder, len(images)
+
+
+def test_t56_paths_that_leave_the_data_are_refused_unless_allowed(
+    table_beside_its_images, quick, tmp_path, monkeypatch, capsys
+):
+    folder, count = table_beside_its_images
+    monkeypatch.chdir(folder)
+    settings = {"data.path": "labels.csv", "training.epochs": 1}
+    with pytest.raises(DataError, match=rf"outside of.*{count} images.*--allow-outside"):
+        fit_recipe(with_settings(quick, settings), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    assert cli._run(["check", "labels.csv"]) == 4
+    assert "the data name images outside of their folder" in capsys.readouterr().out
+    allowed = with_settings(quick, {**settings, "data.allow_outside": True})
+    run = fit_recipe(allowed, tmp_path / "run").run
+    monkeypatch.chdir(tmp_path)  # the names of the images are the same from everywhere
+    own = foveate.evaluate(run)
+    assert own.scores.numbers["accuracy"].count > 0
+    with pytest.raises(DataError, match="outside"):
+        foveate.convert(write_boxes_outside(tmp_path), "yolo", tmp_path / "converted")
+
+
+def write_boxes_outside(folder):
+    """A table of boxes whose image is a file of the machine."""
+    inner = folder / "boxes"
+    inner.mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "private.png")
+    columns = "path,label,x1,y1,x2,y2"
+    (inner / "boxes.csv").write_text(f"{columns}\n../private.png,cat,1,1,9,9\n")
+    return inner
+
+
+def test_t57_no_cell_of_a_table_is_a_formula(tmp_path):
+    names = ["=1+1", "+x", "-x", "@sum", "\tx", "'=1", "''-", "plain", "'quoted'", "-1.5", ""]
+    write_rows(tmp_path / "names.csv", ["name"], [[name] for name in names])
+    with (tmp_path / "names.csv").open(newline="") as file:
+        cells = [row["name"] for row in csv.DictReader(file)]
+    assert [cell for cell in cells if cell[:1] in tuple("=+-@\t")] == ["-1.5"]
+    assert [original_cell(cell) for cell in cells] == names
+
+
+def test_t57_a_run_reads_back_what_it_wrote(tmp_path):
+    run = Run.create(tmp_path / "run", "x")
+    row = {"path": "=cmd/1.png", "split": "train", "label": "=cmd", "sha256": "0", "group": ""}
+    run.write_splits([row])
+    assert run.splits() == [row]
+    assert ",=cmd" not in (run.folder / "splits.csv").read_text()

@@ -40,7 +40,8 @@ def read_recipe_table(recipe: Recipe, accepted: tuple[type, ...] = ()) -> Table:
     """
     data = recipe.data
     path = Path(data.path)
-    table = with_groups(read_table(path, data.format, accepted, data.column), path, data.group)
+    table = read_table(path, data.format, accepted, data.column, data.allow_outside)
+    table = with_groups(table, path, data.group)
     return merge_classes(table, data.classes, other=bool(recipe.start.run))
 
 

@@ -25,7 +25,7 @@ from foveate.data.split_names import split_from_name, split_in_folders
 from foveate.errors import DataError
 from foveate.messages import Message
 from foveate.types import Issue, IssueKind, Location, Sample, Split, StoredImage, remark
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, relative_name
 
 MISSING = IssueKind("missing_images_of_rows", "missing images, dropped with their rows", "error")
 
@@ -128,8 +128,7 @@ class ImageFinder:
         return path, self._relative(path)
 
     def _relative(self, path: Path) -> str:
-        inside = path.is_relative_to(self._root)
-        return printable(path.relative_to(self._root) if inside else path)
+        return relative_name(path, self._root)
 
     def notes(self) -> list[Issue]:
         """Return a note on images that were found by their names alone."""

@@ -19,6 +19,7 @@ from foveate.data.issues import skip_and_record
 from foveate.data.parquet_rows import read_parquet
 from foveate.data.split_names import split_in_name
 from foveate.errors import DataError
+from foveate.utils.csv_cells import original_cell
 from foveate.utils.paths import printable
 
 Aliases = dict[str, tuple[str, ...]]
@@ -268,7 +269,11 @@ def _read_csv(path: Path) -> Iterator[Record]:
             yield Record(1, dict.fromkeys(rows.fieldnames or []), is_header=True)
             for row in rows:
                 if any(row.values()):
-                    cells = {name: cell or "" for name, cell in row.items() if name is not None}
+                    cells = {
+                        name: original_cell(cell or "")
+                        for name, cell in row.items()
+                        if name is not None
+                    }
                     yield Record(rows.line_num, cells, is_delimited=True)
     except (csv.Error, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from None

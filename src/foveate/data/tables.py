@@ -80,7 +80,7 @@ def read_matching_table(
             has a class of the run.
     """
     column = recipe.column if _has_column(data, recipe.column) else ""  # folders have none
-    table = read_table(data, format, accepted, column)
+    table = read_table(data, format, accepted, column, recipe.allow_outside)
     summary = FORMATS.get(table.format).summary
     log.info(f"data: {data}, read as {summary}: {counted(len(table.samples), 'image', 'images')}")
     _require_targets(table, accepted, data)

@@ -24,6 +24,7 @@ from foveate.inference.tool_writers import write_cvat, write_labelme, write_labe
 from foveate.messages import counted
 from foveate.predictions import Boxes, ImageResult, Labels, Regions
 from foveate.utils import console, log
+from foveate.utils.csv_cells import protect_cell, protect_cells
 from foveate.utils.files import atomic_write, require_free, write_text
 from foveate.utils.rle import encode_rle, rle_area
 
@@ -191,7 +192,7 @@ def _write_names(named: NamedResults, folder: Path) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["name", "path"])
-    writer.writerows([name, result.path] for name, result in named)
+    writer.writerows(protect_cells([name, result.path]) for name, result in named)
     write_text(folder / "names.csv", buffer.getvalue())
 
 
@@ -214,7 +215,7 @@ def _csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         buffer.truncate()
         writer.writerow(
             {
-                name: json.dumps(value) if isinstance(value, dict | list) else value
+                name: json.dumps(value) if isinstance(value, dict | list) else protect_cell(value)
                 for name, value in row.items()
             }
         )

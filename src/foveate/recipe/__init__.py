@@ -45,6 +45,7 @@ __all__ = [
 
 SHORT_OPTIONS = {
     "format": "data.format",
+    "allow_outside": "data.allow_outside",
     "shots": "data.shots",
     "strict": "data.strict",
     "task": "task",

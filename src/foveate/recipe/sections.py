@@ -85,6 +85,9 @@ class DataRecipe(RecipeSection):
         description="values that become black and white, for images of more than 8 bits; default: "
         "the whole range of 16 bits, and of other types that of each image",
     )
+    allow_outside: bool = Field(
+        False, description="read images that the data name outside of their folder"
+    )
     strict: bool = Field(
         False,
         description="stop at the first unreadable image instead of skipping and reporting it",

@@ -43,6 +43,7 @@ from foveate.run.checkpoints import FIXED_FILES, checkpoint_folders
 from foveate.run.lock import lock_folder
 from foveate.types import Decision
 from foveate.utils import log
+from foveate.utils.csv_cells import original_cell, protect_cell
 from foveate.utils.files import (
     PARTIAL_PREFIX,
     atomic_write,
@@ -225,7 +226,7 @@ class Run:
             raise RunError("the file cannot be read", where=path, why=str(error)) from None
         if any(row.keys() != set(_SPLIT_COLUMNS) or None in row.values() for row in rows):
             raise self._damaged(SPLITS_FILE)
-        return rows
+        return [{name: original_cell(cell) for name, cell in row.items()} for row in rows]
 
     def write_splits(self, rows: Iterable[SplitRow]) -> None:
         with (
@@ -234,7 +235,9 @@ class Run:
         ):
             writer = csv.DictWriter(file, _SPLIT_COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(
+                {name: protect_cell(cell) for name, cell in row.items()} for row in rows
+            )
 
     def write_environment(self) -> None:
         """Record versions, machine and command of this process."""

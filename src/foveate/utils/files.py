@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import DiskFull, FoveateError, RunError, UsageError
+from foveate.utils.csv_cells import protect_cells
 from foveate.utils.paths import without_surrogates
 
 # no space on the disk, in the quota, or for a file of this size
@@ -151,7 +152,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]
         atomic_write(path) as aside,
         aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+        csv.writer(file, lineterminator="\n").writerows(map(protect_cells, [columns, *rows]))
 
 
 def read_json(path: Path) -> Any:

@@ -53,6 +53,18 @@ def printable(path: Path | str) -> str:
     return without_surrogates(path.as_posix() if isinstance(path, Path) else path)
 
 
+def relative_name(path: Path, root: Path) -> str:
+    """Return the name of a file in a dataset: its path relative to the root, with forward slashes.
+
+    It begins with ../ for a file outside of the root, and is the same wherever the program runs.
+    """
+    # compared as text: that is what it costs per image of a large dataset
+    path, root = Path(os.path.normpath(path)), Path(os.path.normpath(root))
+    if path.is_relative_to(root):
+        return printable(path.relative_to(root))
+    return printable(os.path.relpath(path, root).replace(os.sep, "/"))
+
+
 def without_surrogates(text: str) -> str:
     """Return text that UTF-8 can hold: bytes of a file name that are not UTF-8 become \\xNN.
 

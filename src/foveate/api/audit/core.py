@@ -131,7 +131,9 @@ def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, 
     if data is None:
         table = read_run_table(predictor.run)
     else:
-        table = merge_classes(read_table(data), predictor.recipe.data.classes, other=True)
+        recipe = predictor.recipe.data
+        table = read_table(data, allow_outside=recipe.allow_outside)
+        table = merge_classes(table, recipe.classes, other=True)
     table = require_single_label(table, "an audit")
     if len(table.samples) < _MIN_IMAGES:
         raise UsageError(

@@ -10,7 +10,14 @@ if TYPE_CHECKING:
 
 
 @entry_point
-def convert(data: PathLike, to: str, out: PathLike, *, format: str = "auto") -> "ConvertResult":
+def convert(
+    data: PathLike,
+    to: str,
+    out: PathLike,
+    *,
+    format: str = "auto",
+    allow_outside: bool = False,
+) -> "ConvertResult":
     """Convert a dataset with boxes to another format.
 
     The boxes are read back from the new folder and counted. The data itself is not changed.
@@ -21,6 +28,7 @@ def convert(data: PathLike, to: str, out: PathLike, *, format: str = "auto") -> 
             labelme, labelstudio or via.
         out: Folder to create; the images are copied into it.
         format: Format of the dataset.
+        allow_outside: Read images that the data name outside of their folder.
 
     Raises:
         UsageError: The folder exists, or the format cannot be written.
@@ -28,6 +36,5 @@ def convert(data: PathLike, to: str, out: PathLike, *, format: str = "auto") -> 
     """
     from foveate.api.convert import core
 
-    return core.write_dataset(
-        core.read_boxes(to_path(data), to, to_path(out), format), to, to_path(out)
-    )
+    table = core.read_boxes(to_path(data), to, to_path(out), format, allow_outside)
+    return core.write_dataset(table, to, to_path(out))

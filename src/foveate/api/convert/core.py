@@ -61,7 +61,7 @@ class ConvertResult:
         ]
 
 
-def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
+def read_boxes(data: Path, to: str, out: Path, format: str, allow_outside: bool) -> Table:
     """Read the data to convert.
 
     Raises:
@@ -69,7 +69,7 @@ def read_boxes(data: Path, to: str, out: Path, format: str) -> Table:
     """
     writer(to)
     require_separate_folder(data, out)
-    table = fit_boxes(read_table(data, format))
+    table = fit_boxes(read_table(data, format, allow_outside=allow_outside))
     if format == "auto":
         images = counted(len(table.samples), "image", "images")
         classes = counted(len(table.classes), "class", "classes")

@@ -23,6 +23,7 @@ def evaluate(
     lang: str | None = None,
     device: str = "auto",
     strict: bool = False,
+    allow_outside: bool = False,
 ) -> "EvaluateResult":
     """Evaluate a run on its held-out images or on new data, and write a report.
 
@@ -39,6 +40,7 @@ def evaluate(
         lang: Language of the report. Default: that of the run.
         device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
+        allow_outside: Read images that the data name outside of their folder.
 
     Raises:
         UsageError: There is no run at the path.
@@ -47,6 +49,6 @@ def evaluate(
     """
     from foveate.api.evaluate.core import Extras, Source, evaluate_run
 
-    source = Source(as_path(data), split, format, strict)
+    source = Source(as_path(data), split, format, strict, allow_outside)
     extras = Extras(as_path(ood), corrupt, as_path(slices), lang)
     return evaluate_run(to_path(run), source, device, extras, as_path(shift))

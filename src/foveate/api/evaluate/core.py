@@ -21,6 +21,7 @@ from foveate.data.tables import label_names, read_matching_table, select_split
 from foveate.inference.engine import scan_with_progress, score_predictions
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.predictions import Labels
+from foveate.recipe import DataRecipe
 from foveate.reporting.evaluation_page import write_report
 from foveate.reporting.model_card import write_model_card
 from foveate.run.folder import Run
@@ -39,12 +40,19 @@ class Source:
         split: train, val, test, all or auto.
         format: Name of a format, or auto.
         strict: Whether to stop at the first unreadable image.
+        allow_outside: Whether the data may name images outside of their folder.
     """
 
     path: Path | None
     split: str
     format: str
     strict: bool
+    allow_outside: bool = False
+
+    def reading(self, recipe: DataRecipe) -> DataRecipe:
+        """Return how the images are read: as those of the run, but for what is asked for here."""
+        allowed = self.allow_outside or recipe.allow_outside
+        return recipe.model_copy(update={"strict": self.strict, "allow_outside": allowed})
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,10 @@ def evaluate_run(
 ) -> EvaluateResult:
     """Evaluate a run, and compare it with another domain where `shift` names its data."""
     if shift is not None:
-        read_table(shift, source.format)  # so that its errors are raised before anything runs
+        allowed = source.allow_outside
+        read_table(
+            shift, source.format, allow_outside=allowed
+        )  # so that its errors are raised before anything runs
     own = _evaluate(run, source, device, extras)
     if shift is None:
         return own
@@ -91,16 +102,16 @@ def _evaluate(
     hint = "change its permissions, or copy the run to another folder"
     require_writable(Run.open(run).folder / "evaluations", hint)
     predictor = load_predictor(run, device)
+    reading = source.reading(predictor.recipe.data)
     if source.path is None:
         table = read_run_table(predictor.run)
     else:
         accepted = predictor.model.task.accepted_targets()
         table = read_matching_table(
-            predictor.classes, accepted, source.path, source.format, predictor.recipe.data
+            predictor.classes, accepted, source.path, source.format, reading
         )
     split, table = select_split(table, source.split)
-    recipe = predictor.recipe.data.model_copy(update={"strict": source.strict})
-    scanned = scan_with_progress(table, predictor.model, recipe)
+    scanned = scan_with_progress(table, predictor.model, reading)
     samples, cache = scanned.table.samples, scanned.cache
     with console.progress(len(samples), "evaluate") as bar:
         inference_start = time.perf_counter()

@@ -30,7 +30,8 @@ def retrieve(
         run: Run whose image and text encoders are used.
         backbone: Backbone that embeds images and text. Default: clip:ViT-B-32.
         top: Number of images to return for each query.
-        **options: Short options of the recipe: weights, size, format, strict, seed, device.
+        **options: Short options of the recipe: weights, size, format, allow_outside,
+            strict, seed, device.
 
     Raises:
         UsageError: The backbone does not embed text, or `run` and `backbone` are both given.

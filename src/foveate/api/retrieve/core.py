@@ -185,7 +185,9 @@ def _read_samples(data: Path, recipe: Recipe, captions: bool) -> list[Sample]:
             for file in find_images(data)
         ]
     else:
-        samples = list(read_table(data, recipe.data.format).samples)
+        reading = recipe.data
+        table = read_table(data, reading.format, allow_outside=reading.allow_outside)
+        samples = list(table.samples)
     if not samples:
         raise DataError("there are no images here", where=printable(data))
     if captions and not isinstance(samples[0].target, Text):

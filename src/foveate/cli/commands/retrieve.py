@@ -9,5 +9,5 @@ COMMAND = Command(
     retrieve,
     "foveate retrieve photos 'a red car' --backbone clip:ViT-B-32",
     types={"top": click.IntRange(min=1)},
-    recipe_options=("weights", "size", "format", "strict", "seed", "device"),
+    recipe_options=("weights", "size", "format", "allow_outside", "strict", "seed", "device"),
 )

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from foveate.data.contents import describe_contents
 from foveate.data.discovery import find_images, list_folder, remember, remember_folders
+from foveate.data.outside import check_outside
 from foveate.data.records import class_columns, has_paths, is_table
 from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
@@ -128,7 +129,11 @@ def writer(name: str) -> Format:
 
 
 def read_table(
-    path: Path, name: str = "auto", accepted: tuple[type, ...] = (), column: str = ""
+    path: Path,
+    name: str = "auto",
+    accepted: tuple[type, ...] = (),
+    column: str = "",
+    allow_outside: bool = False,
 ) -> Table:
     """Read the dataset at `path`.
 
@@ -138,10 +143,12 @@ def read_table(
         accepted: Types of targets that are wanted. Formats that read others are taken only if no
             format reads these.
         column: The column of a table that holds the labels; only formats that take one are tried.
+        allow_outside: Whether the data may name images outside of their folder.
 
     Raises:
         UsageError: The path does not exist, or the format takes no column.
-        DataError: No format fits the data, or it is doubtful which; or it cannot be read.
+        DataError: No format fits the data, or it is doubtful which; or it cannot be read, or names
+            images outside of its folder.
     """
     if not path.exists():
         hint = did_you_mean_path(path) or "give a folder of images, or a table"
@@ -155,7 +162,7 @@ def read_table(
             hint = "leave it out, or use " + " or ".join(f"--format {n}" for n in _with_column())
             raise UsageError(f"the format {name!r} takes no column", where="data.column", hint=hint)
         format.column = column
-        return expand_volumes(format.read(path))
+        return expand_volumes(check_outside(format.read(path), path, allow_outside))
 
 
 def _with_column() -> list[str]:

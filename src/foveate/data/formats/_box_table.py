@@ -15,7 +15,7 @@ from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
 from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, relative_name
 
 CLASSES = "classes.txt"
 NO_BOX = IssueKind("object_without_box", "objects without a box, dropped", "error")
@@ -139,8 +139,7 @@ class BoxTableBuilder:
 
     def key(self, path: Path) -> str:
         """Return the name of an image in the table."""
-        path, root = Path(os.path.normpath(path)), Path(os.path.normpath(self.root))
-        return printable(path.relative_to(root) if path.is_relative_to(root) else path)
+        return relative_name(path, self.root)
 
     def build(self, classes: Iterable[str], format: str) -> Table:
         """Return the table.

@@ -19,7 +19,7 @@ from foveate.data.split_names import split_from_name, split_in_folders
 from foveate.data.survey import IMAGE_SUFFIX, MASK_SUFFIX, masks_by_image
 from foveate.errors import DataError
 from foveate.types import Issue, IssueKind, Location, Split, remark
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, relative_name
 
 _OTHER_SUFFIX = re.compile(r"_(?:gt(?:fine|coarse)_label(?:train)?ids|l)$", re.IGNORECASE)
 # files beside the masks of Cityscapes that show the same in another way
@@ -136,7 +136,7 @@ def _until_found(pairings: Iterable[Pairing]) -> Iterator[Pairing]:
 
 def key_of(path: Path, root: Path) -> str:
     """Return the name of an image in the table."""
-    return printable(path.relative_to(root) if path.is_relative_to(root) else path)
+    return relative_name(path, root)
 
 
 def read_splits(pairing: Pairing) -> dict[str, Split]:

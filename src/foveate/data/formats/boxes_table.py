@@ -35,6 +35,7 @@ from foveate.data.records import (
 from foveate.errors import DataError
 from foveate.predictions import Boxes
 from foveate.types import Issue, Table, remark
+from foveate.utils.csv_cells import protect_cells
 from foveate.utils.paths import printable
 
 _ALIASES = {**ALIASES, **CORNERS, "crowd": ("crowd", "iscrowd", "difficult")}
@@ -110,9 +111,10 @@ class BoxesTable(Format):
             for image in copy_images(table, folder / "images", notes):
                 path, last = f"images/{image.path}", [image.sample.split, image.sample.group]
                 for corners, name, crowd in image.objects():
-                    writer.writerow([path, name, *corners, *last, int(crowd)])
+                    row = [path, name, *corners, *last, int(crowd)]
+                    writer.writerow(protect_cells(row))
                 if not image.boxes.names:
-                    writer.writerow([path, "", "", "", "", "", *last, ""])
+                    writer.writerow(protect_cells([path, "", "", "", "", "", *last, ""]))
         write_classes(table, folder)
         return tuple(notes)
 

@@ -26,7 +26,7 @@ from foveate.errors import DataError
 from foveate.messages import Message
 from foveate.predictions import Text
 from foveate.types import Issue, IssueKind, Location, Sample, Table
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, relative_name
 
 _STEM = "captions"
 _MISSING = IssueKind(
@@ -100,7 +100,7 @@ def _read_file(file: Path, root: Path, notes: list[Issue]) -> dict[str, Sample]:
         if path is None:
             missing.append(Location(name))
         elif own:
-            key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
+            key = relative_name(path, root)
             samples[key] = Sample(path, key, Text(tuple(dict.fromkeys(own))), split_of_file(file))
     if missing:
         message = Message(

@@ -25,6 +25,7 @@ from foveate.data.formats._coco_files import (
     image_path,
     read_lists,
     require_annotation_files,
+    root_of,
     split_of_file,
     stated_size,
 )
@@ -37,7 +38,7 @@ from foveate.images.codec import read_size
 from foveate.messages import Message
 from foveate.predictions import Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
-from foveate.utils.paths import printable
+from foveate.utils.paths import printable, relative_name
 
 _MISSING = IssueKind("missing_images_of_masks", "missing images, dropped with their masks", "error")
 _BOX_ONLY = IssueKind(
@@ -80,7 +81,7 @@ class CocoMasks(Format):
             for name in names
             if name not in used
         ]
-        root = path if path.is_dir() else path.parent
+        root = root_of(path)
         samples = [sample for file in files for sample in file.samples(root, classes, notes)]
         if not samples:
             raise DataError(
@@ -189,7 +190,7 @@ class _File:
         shapes = tuple(
             (classes.index(self.class_of(entry)), entry["segmentation"]) for entry in entries
         )
-        key = printable(path.relative_to(root) if path.is_relative_to(root) else path)
+        key = relative_name(path, root)
         mask = partial(paint_image, shapes, size, path, f"{self.where}, {key}")
         return Sample(path, key, Regions(mask), split_of_file(self.path))
 
