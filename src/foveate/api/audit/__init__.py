@@ -19,6 +19,7 @@ def audit(
     format: str = "csv",
     out: PathLike | None = None,
     device: str = "auto",
+    allow_outside: bool = False,
 ) -> "AuditResult":
     """Find likely label errors, redundant and hard images, and images worth labeling.
 
@@ -34,6 +35,7 @@ def audit(
             of the labels to review and of the images to label next are written as well.
         out: Folder to create. Default: RUN/audits/N.
         device: Compute device: auto, cpu, cuda, cuda:1 or mps.
+        allow_outside: Read images that the data name outside of their folder.
 
     Raises:
         UsageError: The run has another task, there are too few images, or the format is unknown.
@@ -47,6 +49,6 @@ def audit(
     Run.open(to_path(run))
     folder = as_path(out) or next_free_path(to_path(run) / "audits")
     require_free(folder)
-    predictor, scanned = core.scan_labeled(to_path(run), as_path(data), device)
+    predictor, scanned = core.scan_labeled(to_path(run), as_path(data), device, allow_outside)
     features = core.LabeledFeatures.of(predictor, scanned)
     return core.write_audit(folder, predictor, features, as_path(unlabeled), extra_labels, format)

@@ -125,14 +125,16 @@ class AuditResult:
         ]
 
 
-def scan_labeled(run: Path, data: Path | None, device: str) -> tuple[Predictor, ScannedTable]:
+def scan_labeled(
+    run: Path, data: Path | None, device: str, allow_outside: bool
+) -> tuple[Predictor, ScannedTable]:
     """Open the run and scan its own images, or `data`. Raises UsageError for too few images."""
     predictor = load_predictor(run, device)
     if data is None:
         table = read_run_table(predictor.run)
     else:
         recipe = predictor.recipe.data
-        table = read_table(data, allow_outside=recipe.allow_outside)
+        table = read_table(data, allow_outside=allow_outside or recipe.allow_outside)
         table = merge_classes(table, recipe.classes, other=True)
     table = require_single_label(table, "an audit")
     if len(table.samples) < _MIN_IMAGES:
