@@ -9,7 +9,7 @@ import socket
 import pytest
 import torch
 
-from foveate.api.runs.core import list_runs
+from foveate.api.runs.core import _best_score, list_runs
 from foveate.errors import DiskFull, RunError, UsageError
 from foveate.messages import Message
 from foveate.recipe import Recipe
@@ -152,6 +152,19 @@ def test_t13_one_writer_at_a_time(run):
         with pytest.raises(RunError, match="in use"), run.locked():
             pass
     assert not (run.folder / "lock.json").exists()
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '{"numbers": {}}', '"x"', "[[[["])
+def test_t58_what_is_odd_in_a_run_is_named(run, content):
+    for name, read in (("choices.json", run.decisions), ("environment.json", run.environment)):
+        (run.folder / name).write_text(content)
+        with pytest.raises(RunError, match=name):
+            read()
+    scores = run.folder / "evaluations" / "test" / "scores.json"
+    scores.parent.mkdir(parents=True)
+    scores.write_text(content)
+    with pytest.raises(RunError, match=r"scores\.json"):
+        _best_score(run)
 
 
 @pytest.mark.parametrize("content", ["{", '{"host": "elsewhere", "pid": 1}', '{"pid": "x"}'])

@@ -431,6 +431,23 @@ def test_t10_log_report_and_cache(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
+def test_t10_an_export_that_does_not_fit_is_an_error_message(
+    reference_run, tmp_path, target, capsys
+):
+    arguments = ["export", str(reference_run[0]), "--to", target, "--out", str(tmp_path / "out")]
+    with limit_file_size(3_000):
+        assert cli._run(arguments) in (1, 3)
+    assert "a bug in Foveate" not in capsys.readouterr().err
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_t10_a_full_disk_has_its_exit_code_whoever_reports_it():
+    wrapped = RuntimeError("cannot write: No space left on device (os error 28)")
+    assert cli._unexpected(wrapped).exit_code == DiskFull.exit_code == 3
+    assert cli._unexpected(OSError(5, "Input/output error")).why is None
+
+
 def test_t10_a_training_resumes_after_a_full_disk(
     random_recipe, reference_run, tmp_path, monkeypatch, capsys
 ):

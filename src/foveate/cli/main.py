@@ -13,9 +13,9 @@ import click
 
 from foveate.cli.commands import command_names, get_command
 from foveate.cli.parameters import label
-from foveate.errors import FoveateError, UsageError, did_you_mean
+from foveate.errors import DiskFull, FoveateError, UsageError, did_you_mean
 from foveate.utils import console
-from foveate.utils.files import system_error
+from foveate.utils.files import is_disk_full, reason, system_error
 from foveate.utils.invocation import shell_command
 from foveate.utils.memory import is_out_of_memory
 from foveate.utils.signals import Terminated, signal_name, terminate_cleanly
@@ -112,6 +112,10 @@ def _unexpected(error: Exception) -> FoveateError:
         return _too_large(error)
     if isinstance(error, OSError) and error.filename is not None:
         return system_error(error)
+    if is_disk_full(error):
+        return DiskFull("no space is left on the disk", why=reason(error), hint="free some space")
+    if isinstance(error, OSError):
+        return FoveateError(f"the system refused: {reason(error)}")
     return _bug(error)
 
 

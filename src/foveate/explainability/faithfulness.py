@@ -281,10 +281,11 @@ def randomization_similarity(
         randomized: The model with random weights.
 
     Returns:
-        Spearman's correlation, in [-1, 1]; 1 means that the weights do not matter.
+        Spearman's correlation, in [-1, 1]; 1 means that the weights do not matter, and 0 that they
+        do, or that one of the maps is constant.
     """
     other = explainer.explain(replace(target, model=randomized).request(score))
-    correlation = scipy.stats.spearmanr(
-        cell_means(map_).ravel(), cell_means(other).ravel()
-    ).statistic
-    return float(correlation) if np.isfinite(correlation) else 0.0
+    cells = [cell_means(each).ravel() for each in (map_, other)]
+    if any(np.ptp(each) == 0 for each in cells):
+        return 0.0
+    return float(scipy.stats.spearmanr(*cells).statistic)

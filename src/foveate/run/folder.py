@@ -30,8 +30,8 @@ import platform
 import shlex
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -191,15 +191,17 @@ class Run:
 
     def decisions(self) -> list[Decision]:
         """Return what choices.json says; nothing if there is no such file."""
-        rows = self.read_json(DECISIONS_FILE) if (self.folder / DECISIONS_FILE).is_file() else []
-        return [
-            Decision(
-                row["field"],
-                row["value"],
-                message_from(row["message"]) if "message" in row else row["reason"],
-            )
-            for row in rows
-        ]
+        if not (self.folder / DECISIONS_FILE).is_file():
+            return []
+        with self.expecting(DECISIONS_FILE) as rows:
+            return [
+                Decision(
+                    row["field"],
+                    row["value"],
+                    message_from(row["message"]) if "message" in row else row["reason"],
+                )
+                for row in rows
+            ]
 
     def record(self, decisions: Iterable[Decision]) -> None:
         """Log decisions, and add them to choices.json."""
@@ -242,6 +244,12 @@ class Run:
     def write_environment(self) -> None:
         """Record versions, machine and command of this process."""
         self.write_json(ENVIRONMENT_FILE, describe_environment())
+
+    def environment(self) -> tuple[str, dict[str, str]]:
+        """Return the command that made the run, and what it ran on by name."""
+        with self.expecting(ENVIRONMENT_FILE) as row:
+            own = {k: str(v) for k, v in row.items() if k not in ("versions", "command")}
+            return str(row["command"] or ""), {**own, **row["versions"]}
 
     def copy_metadata(self, source: Run) -> None:
         """Take classes, splits and decisions from the run that this one is derived from."""
@@ -317,6 +325,19 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         return read_json(self.folder / name)
+
+    @contextmanager
+    def expecting(self, name: str) -> Iterator[Any]:
+        """Yield what a JSON file holds.
+
+        Raises:
+            RunError: It cannot be read, or the block finds that it is not what was written.
+        """
+        content = self.read_json(name)
+        try:
+            yield content
+        except (KeyError, IndexError, TypeError, AttributeError, StopIteration):
+            raise self._damaged(name) from None
 
     def write_json(self, name: str, content: Any) -> None:
         write_json(self.folder / name, content)

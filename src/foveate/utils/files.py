@@ -21,7 +21,7 @@ from foveate.utils.paths import without_surrogates
 
 # no space on the disk, in the quota, or for a file of this size
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# safetensors wraps the message of the system into one of its own
+# safetensors, OpenVINO and others wrap the message of the system into one of their own
 _FULL_MESSAGES = tuple(os.strerror(code) for code in _FULL)
 PARTIAL_PREFIX = ".aside-"  # of names of files that are being written
 _OWNER_HINT = "change the permissions of the folder, or name another one"
@@ -178,8 +178,7 @@ def free_disk_bytes(path: Path) -> int:
 
 def write_error(path: Path, error: Exception, need: int = 0) -> RunError:
     """Return the error for a file that could not be written: DiskFull if there is no space."""
-    what, text = "the file could not be written", reason(error)
-    full = next((message for message in _FULL_MESSAGES if message.lower() in text.lower()), None)
+    what, text, full = "the file could not be written", reason(error), _full_message(error)
     if full is None:
         return RunError(what, where=path, why=text, hint=_WRITE_HINTS.get(_number(error)))
     needed = f"{need / 1e6:.1f} MB needed, " if need else ""
@@ -211,10 +210,22 @@ def _unfinished_run(path: Path) -> Path | None:
     return None
 
 
+def is_disk_full(error: Exception) -> bool:
+    """Whether there was no space to write, however a library reports it."""
+    return _full_message(error) is not None
+
+
+def _full_message(error: Exception) -> str | None:
+    text = reason(error).lower()
+    return next((message for message in _FULL_MESSAGES if message.lower() in text), None)
+
+
 def _is_disk_error(error: Exception) -> bool:
-    """Whether the system refused to write; safetensors raises a class of its own then."""
-    return isinstance(error, OSError) or (
-        type(error).__name__ == "SafetensorError" and "os error" in str(error)
+    """Whether the system refused to write; some libraries raise classes of their own then."""
+    return (
+        isinstance(error, OSError)
+        or is_disk_full(error)
+        or (type(error).__name__ == "SafetensorError" and "os error" in str(error))
     )
 
 

@@ -133,7 +133,7 @@ def extrapolate_accuracy(
         share: _fold_accuracies(features, labels, groups, classes, strength, share, seed)
         for share in SHARES
     }
-    used = {share: values for share, values in accuracies.items() if len(values)}
+    used = {share: values for share, values in accuracies.items() if len(values) > 1}
     points = [
         (round(share * (1 - 1 / FOLDS) * len(labels)), _score(values, len(labels)))
         for share, values in used.items()
@@ -168,7 +168,9 @@ def _fold_accuracies(
     share: float,
     seed: int,
 ) -> np.ndarray:
-    """Accuracy of each fold and repetition; empty if a class has too few images at this share."""
+    """Accuracy of each fold and repetition; empty if a class has too few images at this share, or
+    all belong together.
+    """
     fewest = np.bincount(labels).min()
     if fewest * share * (1 - 1 / FOLDS) < _MIN_PER_CLASS / 2 or fewest < _MIN_PER_CLASS:
         return np.empty(0)
@@ -177,11 +179,12 @@ def _fold_accuracies(
         rng = np.random.default_rng([seed, repeat])
         folds = _folds(labels, groups, seed + repeat)
         for fold in range(FOLDS):
-            rest = np.flatnonzero(folds != fold)
+            rest, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            if not len(test) or len(np.unique(labels[rest])) < 2:
+                continue  # few groups leave folds empty
             kept = np.concatenate(
                 [_subsample(rest[labels[rest] == each], share, rng) for each in np.unique(labels)]
             )
-            test = np.flatnonzero(folds == fold)
             # fold 1 is predicted by a classifier fitted to fold 0
             parts = np.repeat([0, 1], [len(kept), len(test)])
             rows = np.concatenate([kept, test])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ def build_page(
         lang: Code of the language.
     """
     run, samples = predictor.run, scanned.table.samples
-    outcome, environment = run.outcome(), run.read_json("environment.json")
+    outcome, (command, environment) = run.outcome(), run.environment()
     worst, best = worst_and_best(scanned, predictions, predictor)
     return EvaluationPage(
         title=run.folder.name,
         data=_data_name(run.folder.name, str(predictor.recipe.data.path)),
-        command=current_invocation().command or environment["command"],
+        command=current_invocation().command or command,
         split=result.split,
         scores=result.scores,
         facts=_facts(predictor, outcome),
@@ -69,7 +69,7 @@ def build_page(
         confusions=confusion_cells(predictor, samples, predictions, scanned.cache),
         question=predictor.model.task.question,
         lang=lang,
-        environment=environment_row(environment),
+        environment=environment,
     )
 
 
@@ -84,20 +84,14 @@ def choice_rows(run: Run) -> list[tuple[str, str, Text]]:
     return [(each.field, log.shorten(each.value), each.reason) for each in run.decisions()]
 
 
-def environment_row(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Return environment.json as names and values, without the command."""
-    own = {k: str(v) for k, v in environment.items() if k not in ("versions", "command")}
-    return {**own, **environment["versions"]}
-
-
 def _tuning_trials(run: Run) -> list[dict[str, Any]]:
     """The fine-tuning methods that were tried; empty unless --tuning auto tried any."""
     if not (run.folder / "leaderboard.json").is_file():
         return []
-    rows = run.read_json("leaderboard.json")
-    messages = [row["note_message"] for row in rows]
-    notes = [message_from(message) if message else "" for message in messages]
-    return [{**row, "note": note} for row, note in zip(rows, notes, strict=True)]
+    with run.expecting("leaderboard.json") as rows:
+        messages = [row["note_message"] for row in rows]
+        notes = [message_from(message) if message else "" for message in messages]
+        return [{**row, "note": note} for row, note in zip(rows, notes, strict=True)]
 
 
 def _comparisons(outcome: dict[str, Any]) -> list[Comparison]:

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from foveate.api.evaluate.page import (
     choice_rows,
-    environment_row,
     split_counts,
     training_summary,
 )
@@ -24,7 +23,7 @@ from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.reporting.pretraining_page import PretrainingPage
-from foveate.run.folder import ENVIRONMENT_FILE, Run
+from foveate.run.folder import Run
 from foveate.training.collapse_guard import CollapseGuard
 from foveate.utils.invocation import current_invocation
 
@@ -89,7 +88,7 @@ def build_page(
         neighbors: What `neighbor_rows` returned.
         reconstructions: What `reconstruction_rows` returned.
     """
-    environment = run.read_json(ENVIRONMENT_FILE)
+    command, environment = run.environment()
     start, end = outcome["start"], outcome["end"]
     images = Message(
         "pretraining.images",
@@ -99,7 +98,7 @@ def build_page(
     )
     return PretrainingPage(
         title=run.folder.name,
-        command=current_invocation().command or environment["command"],
+        command=current_invocation().command or command,
         verdict=verdict.headline,
         explanation=verdict.explanation,
         measures=[(name, start[name], end[name]) for name in start],
@@ -115,6 +114,6 @@ def build_page(
         curves=[{"epoch": 0, **start}, *run.read_metrics()],
         neighbors=neighbors,
         reconstructions=reconstructions,
-        environment=environment_row(environment),
+        environment=environment,
         lang=recipe.lang,
     )

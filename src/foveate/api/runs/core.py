@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,15 +102,15 @@ def _summarize(run: Run) -> dict[str, Any]:
 def _best_score(run: Run) -> dict[str, Any]:
     """The first evaluation on the run's own test images, else on its validation images."""
     for split in ("test", "val"):
-        path = run.folder / "evaluations" / split / "scores.json"
-        if path.is_file():
-            name, score = next(
-                iter(json.loads(path.read_text(encoding="utf-8"))["numbers"].items())
-            )
+        file = f"evaluations/{split}/scores.json"
+        if (run.folder / file).is_file():
+            with run.expecting(file) as content:
+                name, row = next(iter(content["numbers"].items()))
+                score = Score(**row)
             return {
-                "score": f"{metric_name(name)} {Score(**score).with_interval}",
-                "value": score["value"],
-                "count": score["count"],
+                "score": f"{metric_name(name)} {score.with_interval}",
+                "value": score.value,
+                "count": score.count,
                 "metric": name,
                 "split": split,
             }

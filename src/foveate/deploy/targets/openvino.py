@@ -17,6 +17,7 @@ from foveate.deploy.targets import (
     trace,
 )
 from foveate.errors import UsageError, WeightsError, require_packages
+from foveate.utils.files import write_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,10 @@ class OpenVino(RuntimeExporter):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
         model.set_rt_info(json.dumps(metadata, ensure_ascii=False), METADATA_KEY)
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # a full disk is "iostream error"
+            raise write_error(path, error) from None
 
     def open(self, path: Path) -> LoadedProgram:
         require_packages("export", "openvino")
