@@ -319,6 +319,7 @@ def test_tent_refuses_multilabel_runs(quick, stripes, unlabeled, tmp_path):
         quick,
         {
             "data.path": str(tmp_path / "table.tsv"),
+            "data.allow_outside": True,
             "task.name": "classify",
             "task.multilabel": True,
         },

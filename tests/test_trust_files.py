@@ -491,7 +491,14 @@ def test_t57_no_cell_of_a_table_is_a_formula(tmp_path):
 
 def test_t57_a_run_reads_back_what_it_wrote(tmp_path):
     run = Run.create(tmp_path / "run", "x")
-    row = {"path": "=cmd/1.png", "split": "train", "label": "=cmd", "sha256": "0", "group": ""}
+    row = {
+        "path": "=cmd/1.png",
+        "split": "train",
+        "label": "=cmd",
+        "sha256": "0",
+        "phash": "",
+        "group": "",
+    }
     run.write_splits([row])
     assert run.splits() == [row]
     assert ",=cmd" not in (run.folder / "splits.csv").read_text()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -60,6 +61,31 @@ def standardize(thumbnails: np.ndarray) -> np.ndarray:
     return np.asarray(rows)
 
 
+@dataclass(frozen=True)
+class Appearance:
+    """What N images look like, in brief.
+
+    Attributes:
+        thumbnails: (N, S, S) uint8 gray levels, S a multiple of 32.
+        tints: (N, 2, 64) int8, as from `tint`.
+    """
+
+    thumbnails: np.ndarray
+    tints: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.thumbnails)
+
+    def __getitem__(self, indices: np.ndarray | list[int]) -> Appearance:
+        return Appearance(self.thumbnails[indices], self.tints[indices])
+
+    def reduced(self) -> Appearance:
+        """The same with thumbnails of 32 px, which are what is compared."""
+        count, factor = len(self), self.thumbnails.shape[1] // _COMPARED
+        cells = self.thumbnails.reshape(count, _COMPARED, factor, _COMPARED, factor)
+        return Appearance(np.rint(cells.mean((2, 4))).astype(np.uint8), self.tints)
+
+
 # --- clusters and pairs
 
 
@@ -94,6 +120,23 @@ def alike_pairs(
     yield equal_pairs([value.tobytes() for value in whole])
     for pairs in similar_pairs(standardize(thumbnails), threshold):
         yield pairs if tints is None else pairs[:, colors_agree(tints, *pairs)]
+
+
+def alike_any(images: Appearance, others: Appearance, threshold: float) -> np.ndarray:
+    """Return (N,) bool: whether an image is alike one of the others, as for `near_duplicates`.
+
+    An image of one color is alike nothing here.
+
+    Args:
+        images: The N images.
+        others: Those that they are compared with.
+        threshold: The least correlation.
+    """
+    found, tints = np.zeros(len(images), dtype=bool), np.concatenate([images.tints, others.tints])
+    rows = standardize(images.thumbnails), standardize(others.thumbnails)
+    for near, far in similar_pairs(rows[0], threshold, rows[1]):
+        found[near[colors_agree(tints, near, far + len(images))]] = True
+    return found
 
 
 def equal_pairs(values: Sequence[Hashable]) -> np.ndarray:

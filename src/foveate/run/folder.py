@@ -4,6 +4,7 @@ recipe.yaml            every setting, with everything that was decided; reruns t
 choices.json           field, value and reason of each automatic decision
 classes.json           the class names, in the order of the scores
 splits.csv             path, split, group, label and SHA-256 of every image
+thumbnails.safetensors of each of these images, to recognize it in another encoding
 metrics.jsonl          one line for each epoch
 environment.json       versions, machine, command
 checkpoints/           immutable folders to resume from
@@ -76,6 +77,7 @@ _CHECKSUMMED = (  # what a prediction depends on
     CALIBRATION_FILE,
     FEATURE_SPACE_FILE,
 )
+THUMBNAILS_FILE = "thumbnails.safetensors"
 _SPLIT_COLUMNS = ("path", "split", "group", "label", "sha256")
 _PACKAGES = ("foveate", "torch", "torchvision", "timm", "peft", "scikit-learn", "numpy", "pillow")
 
@@ -255,6 +257,8 @@ class Run:
         """Take classes, splits and decisions from the run that this one is derived from."""
         self.write_json(CLASSES_FILE, list(source.classes()))
         self.write_splits(source.splits())
+        if (source.folder / THUMBNAILS_FILE).is_file():
+            shutil.copyfile(source.folder / THUMBNAILS_FILE, self.folder / THUMBNAILS_FILE)
         self.write_environment()
         self.write_json(DECISIONS_FILE, source.read_json(DECISIONS_FILE))
 

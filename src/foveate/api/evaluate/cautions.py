@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from foveate.api.evaluate.held_out import overlap_cautions
 from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
 from foveate.messages import Message, message_from
@@ -44,7 +45,7 @@ def cautions_for(
     run, count = predictor.run, len(scanned.hashes)
     cautions = score_cautions(scores)
     cautions += [message_from(row) for row in run.outcome().get("cautions", [])] if own else []
-    cautions += _overlap_cautions(predictor, scanned)
+    cautions += overlap_cautions(run, scanned, own)
     if own and split == "val":
         cautions += _selection_cautions(predictor)
     if predictor.model.task.prediction_type is DenoisingResult:
@@ -72,33 +73,6 @@ def cautions_for(
                 "these images come from the same source as the training images; another camera, "
                 "site or season can cost far more than any interval shows: collect images from "
                 "there and run foveate evaluate on them",
-            )
-        )
-    return cautions
-
-
-def _overlap_cautions(predictor: Predictor, scanned: ScannedTable) -> list[Message]:
-    """Whether the run has already learned from these images."""
-    cautions, count = [], len(scanned.hashes)
-    trained = {row["sha256"] for row in predictor.run.splits() if row["split"] == "train"}
-    if overlap := sum(digest in trained for digest in scanned.hashes):
-        cautions.append(
-            Message(
-                "caution.trained_on",
-                "{overlap} of these {count:image|images} took part in training (identical files): "
-                "the score is optimistically biased",
-                overlap=overlap,
-                count=count,
-            )
-        )
-    adapted = set(predictor.run.adaptation().get("sha256", []))
-    if overlap := sum(digest in adapted for digest in scanned.hashes):
-        cautions.append(
-            Message(
-                "caution.adapted_to",
-                "the run was adapted to {overlap} of these {count:image|images}, without labels",
-                overlap=overlap,
-                count=count,
             )
         )
     return cautions

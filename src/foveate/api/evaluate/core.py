@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.api.evaluate.cautions import cautions_for
+from foveate.api.evaluate.held_out import drop_changed
 from foveate.api.evaluate.ood import detect_ood
 from foveate.api.evaluate.page import build_page
 from foveate.api.evaluate.result import EvaluateResult
@@ -17,6 +18,7 @@ from foveate.api.evaluate.robustness import score_corrupted
 from foveate.api.evaluate.shift import class_cautions, compare_domains
 from foveate.api.evaluate.slices import score_slices
 from foveate.data.formats import read_table
+from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, read_matching_table, select_split
 from foveate.inference.engine import scan_with_progress, score_predictions
 from foveate.inference.predictor import Predictor, load_predictor
@@ -90,6 +92,23 @@ def evaluate_run(
     return replace(own, shift=other.shift, shifted=other, seconds=seconds)
 
 
+def _scan(predictor: Predictor, source: Source) -> tuple[str, ScannedTable]:
+    """Return the split to evaluate, and its images."""
+    reading = source.reading(predictor.recipe.data)
+    if source.path is None:
+        table = read_run_table(predictor.run)
+    else:
+        accepted = predictor.model.task.accepted_targets()
+        table = read_matching_table(
+            predictor.classes, accepted, source.path, source.format, reading
+        )
+    split, table = select_split(table, source.split)
+    scanned = scan_with_progress(table, predictor.model, reading)
+    if source.path is None:
+        scanned = drop_changed(predictor.run, scanned)
+    return split, scanned
+
+
 def _evaluate(
     run: Path,
     source: Source,
@@ -102,16 +121,7 @@ def _evaluate(
     hint = "change its permissions, or copy the run to another folder"
     require_writable(Run.open(run).folder / "evaluations", hint)
     predictor = load_predictor(run, device)
-    reading = source.reading(predictor.recipe.data)
-    if source.path is None:
-        table = read_run_table(predictor.run)
-    else:
-        accepted = predictor.model.task.accepted_targets()
-        table = read_matching_table(
-            predictor.classes, accepted, source.path, source.format, reading
-        )
-    split, table = select_split(table, source.split)
-    scanned = scan_with_progress(table, predictor.model, reading)
+    split, scanned = _scan(predictor, source)
     samples, cache = scanned.table.samples, scanned.cache
     with console.progress(len(samples), "evaluate") as bar:
         inference_start = time.perf_counter()

@@ -30,6 +30,7 @@ from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Boxes, DenoisingResult
 from foveate.recipe import Recipe
+from foveate.run.appearance import write_appearance
 from foveate.run.folder import (
     CLASSES_FILE,
     MODEL_FILE,
@@ -119,6 +120,7 @@ def prepare_job(
     run.write_environment()
     run.write_json(CLASSES_FILE, list(table.classes))
     run.write_splits(_split_rows(job))
+    write_appearance(run, data.scanned)
     counts = Counter(sample.split for sample in job.table.samples)
     sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
     decisions.append(Decision("splits", ", ".join(sizes) or "none", data.split_reason))
