@@ -42,6 +42,20 @@ def test_training_beats_chance(stripes, quick, tmp_path):
     assert result.evaluation.scores.numbers["accuracy"].value >= 0.8
 
 
+def test_t61_a_training_that_does_harm_leaves_the_start(quick, tmp_path):
+    """A fitted head is a candidate as each epoch is; at this rate every epoch is worse."""
+    settings = {"training.head_init": "probe", "training.lr": 10.0, "training.epochs": 2}
+    result = fit_unevaluated(with_settings(quick, settings), tmp_path / "harm")
+    run = Run(tmp_path / "harm")
+    rows = run.read_metrics()
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert max(row["val_accuracy"] for row in rows[1:]) <= rows[0]["val_accuracy"]
+    assert run.outcome()["kept_start"]
+    assert "caution.start_kept" in [row["id"] for row in result.outcome["cautions"]]
+    probe = fit_unevaluated(with_settings(quick, {"tuning": "head"}), tmp_path / "head")
+    assert not probe.outcome["kept_start"]  # a random head is no start to keep
+
+
 def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):
     """With scores that fall after the first epoch, the weights of that epoch are saved."""
     scores = iter([0.9, 0.5, 0.4, 0.3])

@@ -150,6 +150,15 @@ def test_t1_resume_is_exact(random_recipe, reference_run, tmp_path, monkeypatch,
     assert len(train_paths) == 23
 
 
+def test_t4_a_resume_with_other_threads_is_recorded(random_recipe, tmp_path, monkeypatch):
+    interrupt(monkeypatch, 3, lambda: train_recipe(random_recipe, tmp_path / "cut"))
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: before + 1)
+    resume_training(tmp_path / "cut")
+    (decision,) = [each for each in Run(tmp_path / "cut").decisions() if each.field == "threads"]
+    assert (decision.value, str(before) in str(decision.reason)) == (before + 1, True)
+
+
 def test_t1_resume_is_exact_with_sgd_and_in_the_finished_run(random_recipe, tmp_path, monkeypatch):
     recipe = with_settings(random_recipe, {"training.optimizer": "sgd"})
     uninterrupted = fit_recipe(recipe, tmp_path / "whole")

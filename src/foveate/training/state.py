@@ -33,13 +33,15 @@ class TrainingState:
         step: finished steps of the whole training.
         loss_sum: summed losses of the current epoch.
         best_score: [main metric, -loss] of the best epoch; empty before the first validation.
-        best_epoch: number of that epoch, from 0; -1 before the first validation.
+        best_epoch: number of that epoch, from 0; -1 before the first validation, and as long as
+            the weights before training are the best.
         bad_steps: steps in a row that were skipped, because their loss or gradient was not finite.
         seconds: time spent on training until the last checkpoint.
         stop_reason: row of a `Message`: why the training ends before its last epoch; empty until
             then.
         max_images: largest micro-batch that fits into memory; None where that was no problem.
         processes: number of processes that train together.
+        threads: number of threads of each; 0 until it is known.
     """
 
     epoch: int = 0
@@ -53,6 +55,7 @@ class TrainingState:
     stop_reason: dict[str, Any] = field(default_factory=dict)
     max_images: int | None = None
     processes: int = 1
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ class TrainingResult:
     Attributes:
         tensors: the weights to keep.
         epochs: finished epochs.
-        best_epoch: the epoch of these weights, from 0; -1 where none was scored.
+        best_epoch: the epoch of these weights, from 0; -1 where none was scored, or none was better
+            than the start.
         steps: steps of the optimizer.
         seconds: time spent on training.
         reason: why it ended.
+        kept_start: whether no epoch was better on the validation images than the weights before
+            training.
     """
 
     tensors: NamedTensors
@@ -74,10 +80,11 @@ class TrainingResult:
     steps: int
     seconds: float
     reason: Message
+    kept_start: bool = False
 
     def row(self) -> dict[str, Any]:
         """Return everything but the tensors, for finished.json."""
-        names = ("epochs", "best_epoch", "steps", "seconds")
+        names = ("epochs", "best_epoch", "steps", "seconds", "kept_start")
         return {**{name: getattr(self, name) for name in names}, "reason": self.reason.row()}
 
 

@@ -67,6 +67,8 @@ class Trainer:
         dataset: Training images, augmented.
         validator: Scores every epoch; without one the last epoch is kept.
         device: Where to train.
+        score_start: Whether the weights before training are a candidate, too, as those of an
+            epoch are: a fitted head, or an earlier run.
         teacher: Gives an additional loss, a scalar, from the model's output and the batch.
         deadline: Moment of `time.monotonic()` after which no step begins.
         distributed: The processes that train this model together, each with a trainer of its own.
@@ -82,6 +84,7 @@ class Trainer:
         validator: Validator | None,
         device: torch.device,
         *,
+        score_start: bool = False,
         teacher: Callable[[Any, Batch], Tensor] | None = None,
         deadline: float | None = None,
         distributed: DistributedContext | None = None,
@@ -92,6 +95,7 @@ class Trainer:
         self.dataset = dataset
         self.validator = validator
         self.device = device
+        self.score_start = score_start and validator is not None
         self.teacher = teacher
         self.deadline = deadline
         self.distributed = distributed or DistributedContext()
@@ -108,7 +112,8 @@ class Trainer:
         self.kept: NamedTensors = {}
         self.micro_batcher = MicroBatcher(settings.micro_batch, self._record_micro_batch)
         self.steps = settings.epochs * len(BatchSampler(len(dataset), settings.batch_size))
-        self.state = TrainingState(processes=self.distributed.size)
+        threads = torch.get_num_threads()
+        self.state = TrainingState(processes=self.distributed.size, threads=threads)
         self.saved_at = time.monotonic()
         use_board = settings.tensorboard and self.distributed.is_main
         self.board = _tensorboard_writer(run) if use_board else None
@@ -125,6 +130,8 @@ class Trainer:
         self._resume()
         require_disk_space(self.run.folder, self.checkpoint_bytes())
         with torch.random.fork_rng(), stop_requested() as stop:
+            if self.score_start and not self.state.step and not self.state.best_score:
+                self._validate_start(stop)
             while self.state.epoch < self.recipe.training.epochs and not self.state.stop_reason:
                 self._train_epoch(stop)
                 self._validate(stop)
@@ -139,6 +146,7 @@ class Trainer:
             steps=self.state.step,
             seconds=self.state.seconds,
             reason=message_from(self.state.stop_reason) if self.state.stop_reason else _ALL_DONE,
+            kept_start=self.score_start and self.state.best_epoch < 0,
         )
 
     def replay_step(self, step: BadStep) -> tuple[float, float]:
@@ -315,6 +323,13 @@ class Trainer:
 
     # --- validation
 
+    def _validate_start(self, stop: StopRequest) -> None:
+        """Score the weights before training, and keep them until an epoch is better."""
+        result = self._score_weights(stop)
+        if result is not None:
+            self.state.best_score, self.kept = result.score, self.average.snapshot()
+            self._log_epoch(0, result.row)
+
     def _validate(self, stop: StopRequest) -> None:
         """Score the weights that would be kept, and keep them if they are the best so far."""
         settings, state = self.recipe.training, self.state
@@ -325,16 +340,21 @@ class Trainer:
         if self.validator is None:
             self.kept, state.best_epoch = self.average.snapshot(), state.epoch
         else:
-            result = None
-            with self.average.applied():  # no checkpoint may be written inside of this block
-                if self.distributed.is_main:
-                    result = self.validator.validate(self.model, lambda: stop.signal is not None)
-            result = self.distributed.broadcast(result)
-            self._exit_if_stopped(stop)
+            result = self._score_weights(stop)
             if result is not None:
                 self._keep_if_best(result)
                 row |= result.row
-        self._log_epoch(row)
+        self._log_epoch(state.epoch + 1, row)
+
+    def _score_weights(self, stop: StopRequest) -> ValidationResult | None:
+        assert self.validator is not None
+        result = None
+        with self.average.applied():  # no checkpoint may be written inside of this block
+            if self.distributed.is_main:
+                result = self.validator.validate(self.model, lambda: stop.signal is not None)
+        result = self.distributed.broadcast(result)
+        self._exit_if_stopped(stop)
+        return result
 
     def _keep_if_best(self, result: ValidationResult) -> None:
         state, patience = self.state, self.recipe.training.patience
@@ -347,11 +367,13 @@ class Trainer:
         if result.stop_reason is not None:
             state.stop_reason = result.stop_reason.row()
 
-    def _log_epoch(self, row: dict[str, Any]) -> None:
-        """Write the numbers of an epoch to the log, to metrics.jsonl and to TensorBoard."""
+    def _log_epoch(self, epoch: int, row: dict[str, Any]) -> None:
+        """Write the numbers of an epoch to the log, to metrics.jsonl and to TensorBoard.
+
+        Epoch 0 is the state before training.
+        """
         if not self.distributed.is_main:
             return
-        epoch = self.state.epoch + 1
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
         log.info(f"epoch {epoch}/{self.recipe.training.epochs}: {numbers}")
         seconds = round(self._seconds(), 2)
@@ -416,7 +438,7 @@ class Trainer:
             return
         self.state, parts = saved
         self.micro_batcher.max_images = self.state.max_images or self.micro_batcher.max_images
-        self._record_processes()
+        self._record_resources()
         copy_tensors(parts["model"], self.live)
         copy_tensors(parts["average"], self.average.tensors)
         self.kept = parts["kept"]
@@ -424,18 +446,20 @@ class Trainer:
         self.model.tuning.load_state(parts["tuning"])
         log.info(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
 
-    def _record_processes(self) -> None:
-        """Record that a run is resumed with another number of processes than before."""
-        before, now = self.state.processes, self.distributed.size
-        if before != now and self.distributed.is_main:
-            reason = Message(
-                "choice.processes",
-                "resumed after training with {count}: from here on no longer bit for bit "
-                "what it would have been",
-                count=before,
-            )
-            self.run.record([Decision("processes", now, reason)])
-        self.state.processes = now
+    def _record_resources(self) -> None:
+        """Record that a run is resumed with other numbers of processes or threads than before."""
+        now = {"processes": self.distributed.size, "threads": torch.get_num_threads()}
+        for name, count in now.items():
+            before = getattr(self.state, name)
+            if before not in (0, count) and self.distributed.is_main:
+                reason = Message(
+                    "choice.processes",
+                    "resumed after training with {count}: from here on no longer bit for bit "
+                    "what it would have been",
+                    count=before,
+                )
+                self.run.record([Decision(name, count, reason)])
+            setattr(self.state, name, count)
 
     # --- stopping
 

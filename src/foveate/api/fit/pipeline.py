@@ -232,7 +232,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         "leakage_audit": head_fit.leakage_audit,
     }
     result |= {
-        "cautions": [each.row() for each in _cautions(job, head_fit.leakage_audit)],
+        "cautions": [each.row() for each in _cautions(job, head_fit, outcome)],
         "threshold": _best_threshold(job),
         "parameters": _count_parameters(job.model),
     }
@@ -284,6 +284,7 @@ def _train(job: Job) -> TrainingResult:
         if len(val)
         else None,
         job.device,
+        score_start=run is not None or needs_features(job),
         teacher=Teacher(run, start, job.device) if run and start.distill else None,
         deadline=job.deadline,
     )
@@ -331,9 +332,17 @@ def _best_threshold(job: Job) -> float | None:
 # --- evaluation
 
 
-def _cautions(job: Job, leakage_audit: list[dict[str, Any]]) -> list[Message]:
+def _cautions(job: Job, head_fit: HeadFit, outcome: TrainingResult) -> list[Message]:
     """Return what the scores cannot promise, whatever is evaluated: doubts about the data."""
-    cautions = []
+    cautions, leakage_audit = [], head_fit.leakage_audit
+    if outcome.kept_start:
+        cautions.append(
+            Message(
+                "caution.start_kept",
+                "no epoch of training was better on the validation images than the model before "
+                "training, which is kept",
+            )
+        )
     if divided := count_divided([sample.split for sample in job.table.samples], job.groups):
         cautions.append(_divided_groups(divided))
     if leakage_audit:
