@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import foveate
 from foveate.data.formats import FORMATS, Fit, Reading, read_table, sniff_formats
 from foveate.data.split_names import is_part_name, split_in_name
 from foveate.data.survey import find_mask_folder, survey_folder
@@ -441,7 +442,8 @@ def test_a_table_beside_class_folders_is_asked_about(tmp_path):
 
 def test_the_clearly_best_reading_wins_and_a_tie_is_asked_about(tmp_path, monkeypatch):
     write_photos(tmp_path, "cat", "dog")
-    assert sniff_formats(tmp_path) == {"folder": Reading(Fit.LIKELY)}
+    ((name, reading),) = sniff_formats(tmp_path).items()
+    assert (name, reading.fit, reading.doubts) == ("folder", Fit.LIKELY, ())
     monkeypatch.setattr(FORMATS.get("yolo"), "sniff", lambda self, path: Reading(Fit.LIKELY))
     with pytest.raises(DataError, match="in several ways") as caught:
         read_table(tmp_path)
@@ -603,6 +605,48 @@ def test_the_wanted_targets_choose_among_readings(tmp_path):
     write_photos(tmp_path / "parts", "batch_1", "batch_2")
     with pytest.raises(DataError, match="doubtful"):
         read_table(tmp_path / "parts", accepted=(Labels,))
+
+
+def test_a_task_does_not_settle_evidence_against_a_reading(tmp_path):
+    """Dataset folders of an annotation tool, and folders of images with YOLO labels."""
+    for name in ("monday", "tuesday"):
+        for number in range(3):
+            image = write_photo(tmp_path / "sly" / name / "img" / f"{name}{number}.png", number)
+            label = {"tags": [], "size": {"height": 24, "width": 32}, "objects": []}
+            label["objects"].append(
+                {
+                    "classTitle": "bolt",
+                    "geometryType": "rectangle",
+                    "points": {"exterior": [[2, 2], [9, 9]], "interior": []},
+                }
+            )
+            file = image.parent.parent / "ann" / f"{image.name}.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(label))
+            photo = write_photo(tmp_path / "yolo" / name / f"{number}.png", number)
+            photo.with_suffix(".txt").write_text(BOX)
+        (tmp_path / "yolo" / name / "classes.txt").write_text("bolt\n")
+    meta = {"classes": [{"title": "bolt", "shape": "rectangle"}], "tags": []}
+    (tmp_path / "sly" / "meta.json").write_text(json.dumps(meta))
+    for data, format in (("sly", "supervisely"), ("yolo", "yolo")):
+        assert read_table(tmp_path / data).format == format
+        assert read_table(tmp_path / data, accepted=(Boxes,)).format == format
+        with pytest.raises(DataError, match=r"label file|of the same name beside") as caught:
+            read_table(tmp_path / data, accepted=(Labels,))
+        assert all(f"--format {name}" in caught.value.hint for name in ("folder", format))
+        assert read_table(tmp_path / data, "folder", (Labels,)).classes == ("monday", "tuesday")
+
+
+def test_check_says_which_labels_a_task_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "data", "cat", "dog")
+    result = foveate.check("data", task="detect", plan=False)
+    (issue,) = (each for each in result.issues if each.kind.severity == "error")
+    assert issue.locations[0].why.startswith("the task 'detect' learns from boxes")
+    assert "COCO, YOLO, Pascal VOC" in issue.kind.hint
+    assert "任务" in issue.title.in_language("zh")
+    fitting = foveate.check("data", task="classify", plan=False)
+    assert "error" not in {each.kind.severity for each in fitting.issues}
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the folder of cases is not here")

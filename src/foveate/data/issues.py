@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from foveate.errors import BrokenImage, DataError
+from foveate.errors import BrokenImage, DataError, FoveateError
 from foveate.messages import Message
 from foveate.types import Area, Issue, IssueKind, Location
 
@@ -69,8 +69,8 @@ class IssueLog:
         if len(locations) < MAX_LOCATIONS:
             locations.setdefault(name, Location(name, why, similar_to))
 
-    def add_error(self, error: DataError, name: str = "") -> None:
-        """Count an error that a format or the decoder raised; once per location.
+    def add_error(self, error: FoveateError, name: str = "") -> None:
+        """Count an error, such as that of a format or the decoder; once per location.
 
         Args:
             error: Errors that differ only in quoted names and numbers are of one kind.
@@ -106,7 +106,7 @@ class IssueLog:
         return (*self._remarks.values(), *counted)
 
 
-def _kind_of(error: DataError) -> IssueKind:
+def _kind_of(error: FoveateError) -> IssueKind:
     area: Area = "files" if isinstance(error, BrokenImage) else "labels"
     text = _PARTICULARS.sub("…", error.what).rstrip(" :…")
     return IssueKind(error.id, text, "error", area, error.hint or "")

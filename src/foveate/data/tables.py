@@ -15,14 +15,24 @@ from foveate.data.class_merging import merge_classes
 from foveate.data.formats import FORMATS, read_table
 from foveate.data.formats._table_files import find_tables
 from foveate.data.records import column_names, is_table
-from foveate.errors import DataError
+from foveate.errors import DataError, UsageError
 from foveate.messages import counted
-from foveate.predictions import Boxes, ImagePrediction, Labels, Number
+from foveate.predictions import Boxes, ImagePrediction, Labels, Number, Regions, Text
 from foveate.recipe import DataRecipe
 from foveate.types import Issue, Sample, Table, remark
 from foveate.utils import log
 
 _MAX_PARTS, _MIN_IN_PART = 10, 10  # of numbers, for stratification; and images in each
+_SOURCES: dict[type, str] = {  # of targets
+    Labels: "classes are read from a folder for each class, or a table with the columns path and"
+    " label",
+    Boxes: "boxes are read from COCO, YOLO, Pascal VOC, a table with the columns path, label, x0,"
+    " y0, x1 and y1, or the export of an annotation tool such as CVAT or Label Studio",
+    Regions: "masks are read from an image of class numbers beside each image, or from the polygons"
+    " of COCO, YOLO or an annotation tool such as CVAT or Label Studio",
+    Number: "numbers are read from a table with the columns path and value",
+    Text: "captions are read from a table with the columns path and text",
+}
 
 
 def label_names(sample: Sample) -> tuple[str, ...]:
@@ -130,6 +140,31 @@ def _require_targets(table: Table, accepted: tuple[type, ...], data: Path) -> No
             hint="give data with labels of the kind that the run was trained on; if it is read"
             " wrongly, name its --format",
         )
+
+
+def other_targets(
+    targets: Sequence[Any], accepted: tuple[type, ...], task: str
+) -> UsageError | None:
+    """Return the error for targets that a task cannot learn from; None if it can.
+
+    Args:
+        targets: The targets of images; None of those without one.
+        accepted: The types that the task learns from.
+        task: Its name.
+    """
+    others = [each for each in targets if each is not None and not isinstance(each, accepted)]
+    if not others:
+        return None
+    needed = ", ".join(kind.__name__.lower() for kind in accepted)
+    kind = type(others[0])
+    given = "no labels" if kind is ImagePrediction else kind.__name__.lower()
+    source = next((_SOURCES[kind] for kind in accepted if kind in _SOURCES), "")
+    return UsageError(
+        f"the task {task!r} learns from {needed}, and these data have {given}",
+        where="task",
+        hint="; ".join(filter(None, ["leave out --task, or give other data", source])),
+        id="other_targets",
+    )
 
 
 def remap_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, list[Issue]]:

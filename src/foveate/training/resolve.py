@@ -9,6 +9,7 @@ from typing import Any
 
 from foveate.data.formats import FORMATS
 from foveate.data.mosaic import require_spatial_targets
+from foveate.data.tables import other_targets
 from foveate.data.value_range import measure_value_range
 from foveate.errors import UsageError
 from foveate.messages import Message
@@ -309,11 +310,5 @@ def _task_for(targets: Sequence[Any]) -> str:
 
 def _check_target_types(targets: Sequence[Any], name: str, task: type[Task]) -> None:
     """Raise UsageError if the task cannot learn from a target."""
-    accepted = task.accepted_targets()
-    others = [each for each in targets if each is not None and not isinstance(each, accepted)]
-    if not others:
-        return
-    needed = ", ".join(kind.__name__.lower() for kind in accepted)
-    given = type(others[0]).__name__.lower()
-    what = f"the task {name!r} learns from {needed}, and these data have {given}"
-    raise UsageError(what, where="task", hint="leave out --task, or give other data")
+    if error := other_targets(targets, task.accepted_targets(), name):
+        raise error

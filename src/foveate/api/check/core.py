@@ -30,6 +30,7 @@ from foveate.data.discovery import find_images
 from foveate.data.formats import FORMATS
 from foveate.data.inventory import Inventory, take_inventory
 from foveate.data.issues import IssueLog, collecting
+from foveate.data.tables import other_targets
 from foveate.data.value_range import measure_value_range
 from foveate.errors import DataError, FoveateError
 from foveate.images.pixels import Rendering
@@ -154,6 +155,10 @@ def _read_table(recipe: Recipe, issues: IssueLog) -> Table:
     images_text = counted(len(table.samples), "image", "images")
     classes_text = counted(len(table.classes), "class", "classes")
     log.info(f"read as {summary}: {images_text}, {classes_text}")
+    targets = [sample.target for sample in table.samples]
+    wanted = _wanted_targets(recipe)
+    if wanted and (unfit := other_targets(targets, wanted, recipe.task.name)):
+        issues.add_error(unfit, printable(data))
     return table
 
 

@@ -203,9 +203,9 @@ def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
     wanted = _of_targets(readings, accepted)
     if len(wanted) == 1 and accepted:
         ((name, reading),) = wanted.items()
-        is_settled = reading.settled_by_target and FORMATS.get(name).target in accepted
-        if is_settled or len(readings) > 1:
+        if not reading.doubts or _is_settled(name, reading, accepted):
             return name  # what is wanted settles it, whatever speaks for the others
+        raise _doubtful(path, readings)  # that it alone is wanted does not make it right
     readings = wanted
     certain = {name: reading.fit for name, reading in readings.items() if not reading.doubts}
     best = [name for name, fit in certain.items() if fit == max(certain.values())]
@@ -216,6 +216,10 @@ def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
     if chosen is None:
         raise _doubtful(path, readings)
     return chosen
+
+
+def _is_settled(name: str, reading: Reading, accepted: tuple[type, ...]) -> bool:
+    return reading.settled_by_target and FORMATS.get(name).target in accepted
 
 
 def _most_complete(path: Path, names: list[str]) -> str | None:

@@ -245,7 +245,7 @@ class Found:
         files: The files of annotations.
         objects: Whether there are objects in what was looked at.
         tags: Whether there are tags in what was looked at.
-        doubts: As in Reading.
+        doubts: What else the folders may be, as in Reading; wanted boxes settle it.
     """
 
     files: tuple[Path, ...]
@@ -297,7 +297,7 @@ class ToolFormat(Format):
         found = self.look(path)
         if found is None or (found.tags and not found.objects):
             return None
-        return Reading(Fit.STATED, found.doubts)
+        return Reading(Fit.STATED, found.doubts, settled_by_target=True)
 
     def read(self, path: Path) -> Table:
         """Read the objects of all images; of the images only headers, if at all.

@@ -24,7 +24,13 @@ from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
-from foveate.data.survey import MANY_LABELS, find_mask_folder, masks_by_image, survey_folder
+from foveate.data.survey import (
+    MANY_LABELS,
+    Survey,
+    find_mask_folder,
+    masks_by_image,
+    survey_folder,
+)
 from foveate.data.unread_labels import unread_labels
 from foveate.errors import DataError
 from foveate.messages import Message, counted
@@ -74,7 +80,11 @@ class Folder(Format):
                 return None
             if not any(_may_be_class(folder, single) for folder in classes):
                 return None
-            return Reading(Fit.LIKELY, tuple(_doubts(path, parents)))
+            doubts = tuple(_doubts(path, parents))
+            # folders with masks of their images have classes as well; what else speaks against
+            # them (labels of objects, names of parts) says that they are none
+            settled = doubts == tuple(_doubts_about_masks(survey_folder(path)))
+            return Reading(Fit.LIKELY, doubts, settled)
         except DataError:
             return None
 
@@ -222,14 +232,19 @@ def _doubts(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
                 f"{beside.count} of {images} have a {extension} file of the same name beside them"
                 f" ({beside.file}), as labels of objects do"
             )
-    if survey.share(survey.masks) >= _MANY_MASKS:
-        yield f"{survey.masks.count} of {images} have a mask beside them ({survey.masks.file})"
+    yield from _doubts_about_masks(survey)
     for parent in parents:
         pair = find_mask_folder(parent.classes)
         if pair:
             yield f"{printable(pair[1].name)!r} holds masks of the images in {pair[0].name!r}"
     yield from unread_labels(root)
     yield from _doubts_about_names(parents, survey.images)
+
+
+def _doubts_about_masks(survey: Survey) -> Iterator[str]:
+    if survey.share(survey.masks) >= _MANY_MASKS:
+        images = counted(survey.images, "image", "images")
+        yield f"{survey.masks.count} of {images} have a mask beside them ({survey.masks.file})"
 
 
 def _doubts_about_names(parents: list[_ClassParent], images: int) -> Iterator[str]:

@@ -75,8 +75,9 @@ class Masks(Format):
         if numbering and numbering.certainty == "certain":
             return Reading(Fit.POSSIBLE)
         doubts = [f"the values may number objects, up to {numbering.most}"] if numbering else []
+        is_settled = not doubts  # by the task: masks beside images may well be in class folders
         doubts += _doubts_about_folders(pairing.config)
-        return Reading(Fit.LIKELY if doubts else Fit.STATED, tuple(doubts))
+        return Reading(Fit.LIKELY if doubts else Fit.STATED, tuple(doubts), is_settled)
 
     def read(self, path: Path) -> Table:
         """Read the pairs below a folder, or of a config: headers, and a sample of the masks.

@@ -63,9 +63,12 @@ class TableFile(Format):
     def sniff(self, path: Path) -> Reading | None:
         """A table with labels and without boxes, or a folder with such tables."""
         reading = sniff_tables(path, self._fits if path.is_dir() else self._may_fit, self._doubts)
-        if reading and path.is_file() and not self._fits(path):
-            return replace(reading, fit=Fit.POSSIBLE)
-        return reading
+        if reading is None:
+            return None
+        settled = all(EITHER in doubt for doubt in reading.doubts)  # --task classify answers it
+        is_complete = path.is_dir() or self._fits(path)
+        fit = reading.fit if is_complete else Fit.POSSIBLE
+        return replace(reading, fit=fit, settled_by_target=settled)
 
     def read(self, path: Path) -> Table:
         """Read the table, or those of a folder; paths of images are relative to a table's folder.
