@@ -51,7 +51,7 @@ def read_parquet(
                 for name in images:
                     cells[name] = ParquetImage(path.absolute(), name, group, row)
                 for name, names in classes.items():
-                    cells[name] = _class_name(cells.get(name), names)
+                    cells[name] = _with_class_names(cells.get(name), names)
                 yield number, cells
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
@@ -91,16 +91,44 @@ def _holds_images(kind: Any) -> bool:
     return types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
 
 
-def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the classes of columns of numbers, which Hugging Face stores as JSON."""
+_Names = list[str] | dict[str, "_Names"]
+"""The names of the classes of a column of numbers; of a structure, those of its fields."""
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, _Names]:
+    """The names of the classes of columns, which Hugging Face stores as JSON."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return {
-        name: list(map(str, feature["names"]))
-        for name, feature in features.items()
-        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    names = _names_of_feature(features)
+    return names if isinstance(names, dict) else {}
+
+
+def _names_of_feature(feature: object) -> _Names | None:
+    """The names of classes that a feature states, itself or in its fields; None without any."""
+    if isinstance(feature, list):  # a list of what its only element describes
+        return _names_of_feature(feature[0]) if feature else None
+    if not isinstance(feature, dict):
+        return None
+    if isinstance(feature.get("names"), list):
+        return list(map(str, feature["names"]))
+    if "_type" in feature and "feature" in feature:  # a list, too
+        return _names_of_feature(feature["feature"])
+    fields = {name: _names_of_feature(inner) for name, inner in feature.items()}
+    return {name: names for name, names in fields.items() if names} or None
+
+
+def _with_class_names(cell: object, names: _Names) -> object:
+    """A cell with the names of its classes instead of their numbers."""
+    if isinstance(names, list):
+        return _class_name(cell, names)
+    if isinstance(cell, list):
+        return [_with_class_names(each, names) for each in cell]
+    if not isinstance(cell, dict):
+        return cell
+    return cell | {
+        name: _with_class_names(cell[name], own) for name, own in names.items() if name in cell
     }
 
 

@@ -53,8 +53,10 @@ _GROUP_RANKS = (  # columns whose images belong together, the surest first
     ("track", "video", "clip"),
     ("sequence", "session", "site"),
 )
+OBJECTS = "objects"
+"""Name of a column with all objects of an image, as Hugging Face has it."""
 TEXTS = ("text", "texts", "caption", "captions", "sentence", "sentences")
-_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd",)))
+_STANDARD = frozenset(chain(*ALIASES.values(), *CORNERS.values(), TEXTS, ("crowd", OBJECTS)))
 _COUNTERS = frozenset({"", "index", "unnamed: 0"})  # columns that number the rows
 _MAX_PREVIEW = 100  # records that are read to learn the columns of a table
 _MAX_SCAN = 20_000  # records that are read to learn which values repeat: rows may be sorted by them
@@ -96,8 +98,13 @@ def has_paths(path: Path) -> bool:
 
 
 def has_boxes(path: Path) -> bool:
-    """Whether a table has a path, a label and four corners; False if it cannot be read."""
+    """Whether a table has a path, and a label and four corners or a column of objects.
+
+    False if it cannot be read.
+    """
     columns = _columns(path)
+    if OBJECTS in columns and columns.intersection(ALIASES["path"]):
+        return True
     required = (ALIASES["path"], ALIASES["label"], *CORNERS.values())
     return all(columns.intersection(names) for names in required)
 

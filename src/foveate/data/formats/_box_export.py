@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from PIL import Image
 
 from foveate.data.boxes import replace_unprintable
 from foveate.data.formats._box_table import CLASSES, BoxTableBuilder
@@ -20,6 +23,7 @@ _RENAMED = IssueKind(
     "image_renamed",
     "images that were renamed because another one has the same name except for the extension",
 )
+_EXTENSIONS = {"jpeg": ".jpg", "mpo": ".jpg", "jpeg2000": ".jp2", "tiff": ".tif"}  # others: .name
 _IMAGE_FOLDERS = frozenset({"images", "jpegimages"})
 
 
@@ -69,14 +73,33 @@ def copy_images(table: Table, folder: Path, notes: list[Issue]) -> list[CopiedIm
                 where=printable(table.root),
                 why=f"this is {table.format!r} data, without boxes",
             )
-        size = builder.measure(sample.file)
+        size = builder.measure(sample.path, sample.key)
         if size is not None:
-            copy = folder / paths[sample.key]
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(sample.file, copy)
-            copies.append(CopiedImage(sample, paths[sample.key], size, sample.target))
+            path = _copy_image(sample.source, folder, paths[sample.key])
+            copies.append(CopiedImage(sample, path, size, sample.target))
     notes += builder.log.issues()
     return copies
+
+
+def _copy_image(source: Path | bytes, folder: Path, path: PurePosixPath) -> PurePosixPath:
+    """Write an image, and return its path in the folder; one without an extension gets it."""
+    if not path.suffix:
+        path = path.with_name(f"{path.name}{_extension(source)}")
+    copy = folder / path
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, bytes):
+        copy.write_bytes(source)
+    else:
+        shutil.copyfile(source, copy)
+    return path
+
+
+def _extension(source: Path | bytes) -> str:
+    if isinstance(source, Path):
+        return source.suffix
+    with Image.open(io.BytesIO(source)) as image:
+        name = (image.format or "").lower()
+    return _EXTENSIONS.get(name, f".{name}")
 
 
 def _unique_paths(keys: list[str], notes: list[Issue]) -> dict[str, PurePosixPath]:
@@ -108,7 +131,7 @@ def _safe_parts(key: str) -> list[str]:
     """
     parts = [
         replace_unprintable(re.sub(r"^\.", "_", part))
-        for part in key.split("/")
+        for part in key.replace(".parquet#", "/").split("/")  # of images in a Parquet file
         if part not in ("", ".", "..")
     ]
     return parts[1:] if re.fullmatch("[A-Za-z]:", parts[0]) else parts

@@ -14,7 +14,17 @@ from foveate.data.issues import IssueLog, counted_issue, is_collecting, issue_lo
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
 from foveate.predictions import Boxes
-from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
+from foveate.types import (
+    Issue,
+    IssueKind,
+    Location,
+    Sample,
+    Split,
+    StoredImage,
+    Table,
+    content_of,
+    remark,
+)
 from foveate.utils.paths import printable, relative_name
 
 CLASSES = "classes.txt"
@@ -63,12 +73,13 @@ class BoxTableBuilder:
 
     def add_image(
         self,
-        path: Path,
+        path: Path | StoredImage,
         raw: RawBoxes,
         split: Split | None = None,
         group: str | None = None,
         stated_size: tuple[int, int] | None = None,
-    ) -> None:
+        key: str = "",
+    ) -> tuple[int, int] | None:
         """Add an image and its boxes; one that is missing or broken is logged and left out.
 
         Args:
@@ -78,16 +89,22 @@ class BoxTableBuilder:
             group: The group that the data assign it to.
             stated_size: Its (H, W) according to the annotations; by default it is read from the
                 header of the file.
+            key: Its name in the table; needed for an image that is not a file.
+
+        Returns:
+            Its (H, W); None if it was left out.
         """
-        key = self.key(path)
+        key = key if isinstance(path, StoredImage) else self.key(path)
         if key in self.samples:
             self.log.add(_REPEATED, key)
-            return
-        if is_collecting() and stated_size is not None:
-            self._check_size(path, key, stated_size)
+            return None
+        if isinstance(path, Path):
+            if is_collecting() and stated_size is not None:
+                self._check_size(path, key, stated_size)
+            path = Path(os.path.normpath(path))
         # a mask must have the size of the image itself, whatever the annotations state
-        trusted = stated_size is not None and not any(raw.masks) and is_file(path)
-        size = stated_size if trusted else self.measure(path)
+        trusted = stated_size is not None and not any(raw.masks) and _exists(path)
+        size = stated_size if trusted else self.measure(path, key)
         if any(raw.masks) and stated_size not in (None, size):
             raw.masks.clear()
         if size is not None:
@@ -95,7 +112,8 @@ class BoxTableBuilder:
             boxes, problems = validate_boxes(raw, size)
             for problem, count in problems.items():
                 self.log.add(problem, key, count)
-            self.samples[key] = Sample(Path(os.path.normpath(path)), key, boxes, split, group)
+            self.samples[key] = Sample(path, key, boxes, split, group)
+        return size
 
     def require_all_masks(self) -> None:
         """Drop all masks, and note it, if some objects have none.
@@ -126,15 +144,21 @@ class BoxTableBuilder:
                 why = f"stated {stated[1]} x {stated[0]} px, actual {width} x {height} px"
                 self.log.add(_OTHER_SIZE, key, why=why)
 
-    def measure(self, path: Path) -> tuple[int, int] | None:
-        """Return the (H, W) of an image; None, and log it, if it is missing or broken."""
-        if not is_file(path):
-            self.log.add(_MISSING, self.key(path))
+    def measure(self, image: Path | StoredImage, key: str = "") -> tuple[int, int] | None:
+        """Return the (H, W) of an image; None, and log it, if it is missing or broken.
+
+        Args:
+            image: The image.
+            key: Its name, if it is not that of its path.
+        """
+        key = key or (self.key(image) if isinstance(image, Path) else "")
+        if not _exists(image):
+            self.log.add(_MISSING, key)
             return None
         try:
-            return read_size(path)
+            return read_size(content_of(image))
         except BrokenImage as error:
-            self.log.add(_UNREADABLE, self.key(path), why=error.why or error.what)
+            self.log.add(_UNREADABLE, key, why=error.why or error.what)
         return None
 
     def key(self, path: Path) -> str:
@@ -178,6 +202,10 @@ class BoxTableBuilder:
                 id="no_classes",
             )
         return Table(samples=samples, classes=names, format=format, root=self.root, notes=notes)
+
+
+def _exists(image: Path | StoredImage) -> bool:
+    return isinstance(image, StoredImage) or is_file(image)
 
 
 def is_file(path: Path) -> bool:

@@ -179,7 +179,15 @@ def parse_entries(path: Path) -> list[Row] | None:
 
 def parse_json(path: Path) -> list[Row] | None:
     """Parse names in order, or names and values; None for other content."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    return rows_of_json(json.loads(path.read_text(encoding="utf-8-sig")))
+
+
+def rows_of_json(content: object) -> list[Row] | None:
+    """Return the rows of ["sky", "road"], {"0": "sky"} or {"sky": 0}; None for other content.
+
+    Raises:
+        ValueError: A value is no number.
+    """
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return [Row(name) for name in content]
     if not isinstance(content, dict):

@@ -1,7 +1,8 @@
 """A table of boxes (.csv, .tsv, .jsonl, .ndjson, .parquet), one row per box.
 
-Columns: path, label, x0, y0, x1, y1 and optionally split, group and crowd. Corners are pixels of
-the upright image. A row with neither label nor corners states that its image has no objects. A file
+Columns: path, label, x0, y0, x1, y1 and optionally split, group and crowd; or path and `objects`, a
+list for each image as Hugging Face has it (`_object_lists`). Corners are pixels of the upright
+image. A row with neither label nor corners states that its image has no objects. A file
 classes.txt beside the table gives the order of the classes, one per line. DATA is the table, or a
 folder that contains one, such as boxes.csv, or one in each split folder (Roboflow's
 train/_annotations.csv).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +20,15 @@ from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.formats import Format, Reading
 from foveate.data.formats._box_export import copy_images, write_classes
 from foveate.data.formats._box_table import BoxTableBuilder, order_classes
+from foveate.data.formats._label_names import name_numbers, renamed
+from foveate.data.formats._object_lists import parse_objects
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow
 from foveate.data.issues import skip_and_record
 from foveate.data.records import (
     ALIASES,
     CORNERS,
+    OBJECTS,
     Record,
     cell_text,
     has_boxes,
@@ -38,7 +42,7 @@ from foveate.types import Issue, Table, remark
 from foveate.utils.csv_cells import protect_cells
 from foveate.utils.paths import printable
 
-_ALIASES = {**ALIASES, **CORNERS, "crowd": ("crowd", "iscrowd", "difficult")}
+_ALIASES = {**ALIASES, **CORNERS, "crowd": ("crowd", "iscrowd", "difficult"), OBJECTS: (OBJECTS,)}
 _REQUIRED = ("path", "label", *CORNERS)
 _TABLE = "boxes.csv"
 _YES, _NO = ("1", "true", "yes"), ("", "0", "false", "no")
@@ -80,18 +84,17 @@ class BoxesTable(Format):
             finder = ImageFinder(table, root)
             own = _group_by_image(read_records(table, _ALIASES, required), finder)
             builder.notes += finder.notes()
-            for image in own:
-                if not isinstance(image.path, Path):
-                    raise DataError(
-                        "boxes of images inside a Parquet file are not read",
-                        where=printable(table),
-                        hint="save the images as files, with their paths in the table",
-                        id="boxes_in_parquet",
-                    )
-                builder.add_image(image.path, image.raw, image.split or split, image.group)
-            images += own
+            images += [replace(image, split=image.split or split) for image in own]
         if not images:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
+        stated = [name for image in images for name in image.raw.names]
+        names = name_numbers(stated, [root, *(table.parent for table, _ in tables)], builder.notes)
+        sizes = []
+        for image in images:
+            image.raw.names[:] = [renamed(name, names) for name in image.raw.names]
+            row = image.path, image.raw, image.split, image.group
+            sizes.append(builder.add_image(*row, key=image.key))
+        _require_widths(images, sizes, path)
         used = [name for image in images for name in image.raw.names]
         coordinates = (x for image in images for corners in image.raw.xyxy for x in corners)
         if used and all(abs(x) <= 1 for x in coordinates):
@@ -125,9 +128,13 @@ def _has_boxes(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Image(ImageRow):
-    """An image: its first row, and the objects of all its rows."""
+    """An image: its first row, and the objects of all its rows.
+
+    `in_list`: they are in a list, with x, y, width and height.
+    """
 
     raw: RawBoxes = field(default_factory=RawBoxes)
+    in_list: bool = False
 
 
 def _group_by_image(records: Iterable[Record], finder: ImageFinder) -> list[_Image]:
@@ -141,10 +148,14 @@ def _group_by_image(records: Iterable[Record], finder: ImageFinder) -> list[_Ima
 def _add_row(record: Record, finder: ImageFinder, images: dict[str, _Image]) -> None:
     """Add the object of a row to the image that the row names."""
     where, cells = row_location(finder.table, record.number), record.cells
-    row = _Image(*finder.fields(record))
+    row = _Image(*finder.fields(record), in_list=OBJECTS in cells)
     image = images.setdefault(row.key, row)
     with skip_and_record():
         _require_agreement(image, row, finder.table)
+    if OBJECTS in cells:
+        for box, name in parse_objects(cells[OBJECTS], where):
+            image.raw.add(box, name)
+        return
     name = class_name(cell_text(cells.get("label")))
     corners = [cells.get(corner) for corner in CORNERS]
     if name or any(cell_text(corner) for corner in corners):
@@ -157,6 +168,28 @@ def _add_row(record: Record, finder: ImageFinder, images: dict[str, _Image]) -> 
                 id="box_without_label",
             )
         image.raw.add(box, name, _parse_flag(cells.get("crowd"), where))
+
+
+def _require_widths(images: list[_Image], sizes: list[tuple[int, int] | None], path: Path) -> None:
+    """Refuse objects that are written with corners, where x, y, width, height are expected."""
+    beyond, total = 0, 0
+    for image, size in zip(images, sizes, strict=True):
+        for x, y, right, bottom in image.raw.xyxy if image.in_list and size else ():
+            width, height = right - x, bottom - y
+            if not (x < width <= size[1] + 1 and y < height <= size[0] + 1):
+                return  # no corners
+            beyond += right > size[1] + 1 or bottom > size[0] + 1
+            total += 1
+    if 2 * beyond > total:
+        raise DataError(
+            "the boxes in the column 'objects' seem to be corners",
+            where=printable(path),
+            why=f"as x, y, width, height {beyond} of {total} reach beyond their image; as corners"
+            " all are inside",
+            hint="write x, y, width, height, as Hugging Face does; or a row for each box with the"
+            " columns path, label, x0, y0, x1, y1",
+            id="objects_as_corners",
+        )
 
 
 def _require_agreement(image: _Image, row: _Image, table: Path) -> None:

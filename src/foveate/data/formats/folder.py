@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from foveate.data.discovery import (
 )
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
+from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
 from foveate.data.survey import (
@@ -103,6 +104,7 @@ class Folder(Format):
         notes = _skipped_notes(path, parents)
         names = _ClassNames()
         samples = [sample for parent in parents for sample in _read(path, parent, names, notes)]
+        samples = _with_names(samples, path, notes)
         targets = {sample.target for sample in samples if isinstance(sample.target, Labels)}
         classes = tuple(sorted({name for target in targets for name in target.names}))
         _require_classes(path, classes)
@@ -289,6 +291,21 @@ def _read(
         if masks:
             text = "{count:file|files} in {folder} skipped: by their names masks of other images"
             notes.append(_note(_MASKS, text, name, count=masks, folder=name))
+
+
+def _with_names(samples: list[Sample], root: Path, notes: list[Issue]) -> list[Sample]:
+    """The samples with the names of numbered folders, where a file beside these has them."""
+    targets = {each.target for each in samples if isinstance(each.target, Labels)}
+    names = name_numbers((name for each in targets for name in each.names), [root], notes)
+    if not names:
+        return samples
+    named = {each: Labels(tuple(renamed(name, names) for name in each.names)) for each in targets}
+    return [
+        replace(sample, target=named[sample.target])
+        if isinstance(sample.target, Labels)
+        else sample
+        for sample in samples
+    ]
 
 
 def _note(kind: IssueKind, text: str, name: str, count: int = 1, **values: Any) -> Issue:

@@ -20,6 +20,7 @@ from foveate.data.formats._amounts import (
     describe_columns,
     nearly_all_differ,
 )
+from foveate.data.formats._label_names import are_named
 from foveate.data.formats._table_files import (
     find_tables,
     left_out_notes,
@@ -131,6 +132,10 @@ class NumberTable(Format):
         if self.column or column is None:
             return
         numbers, name = number_columns(table)[column], column.strip().casefold()
+        is_label = name in ALIASES["label"]
+        if is_label and (named := are_named(list(map(str, numbers)), table.parent)):
+            yield f"{named} has names for these numbers, as classes have"
+            return
         different = len(set(numbers))
         others = {} if name in _PLAIN or has_labels(table) else class_columns(table)
         if others:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
+from foveate.data.formats._label_names import are_named, name_numbers, renamed
 from foveate.data.formats._table_files import (
     find_tables,
     left_out_notes,
@@ -92,7 +93,7 @@ class TableFile(Format):
             rows += _read_rows(table, root, split, self.column, notes)
         if not rows:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
-        rows = _split_commas(rows, notes)
+        rows = _with_names(_split_commas(rows, notes), [table for table, _ in tables], root, notes)
         multilabel = any(len(row.labels) != 1 for row in rows)
         rows = drop_missing(_merge(rows, multilabel, path, notes), path, notes)
         notes += _multilabel_note(rows) if multilabel else []
@@ -123,7 +124,9 @@ class TableFile(Format):
 
     def _doubts(self, table: Path) -> Iterator[str]:
         if not self.column:
-            yield from _doubts(first_labels(table))
+            labels = first_labels(table)
+            named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
+            yield from () if named else _doubts(labels)
         elif self.column.strip().casefold() in map(
             str.casefold, map(str.strip, number_columns(table))
         ):
@@ -252,6 +255,15 @@ def _split_commas(rows: list[_Row], notes: list[Issue]) -> list[_Row]:
             remark("labels_with_spaces", text, "warning", count=len(combined), example=example)
         )
     return rows
+
+
+def _with_names(rows: list[_Row], tables: list[Path], root: Path, notes: list[Issue]) -> list[_Row]:
+    """The rows with the names of classes that are numbered, where a file beside them has these."""
+    labels = {name for row in rows for name in row.labels}
+    names = name_numbers(labels, [*(table.parent for table in tables), root], notes)
+    if not names:
+        return rows
+    return [replace(row, labels=tuple(renamed(each, names) for each in row.labels)) for row in rows]
 
 
 def _made_of_others(names: set[str], separator: str) -> dict[str, list[str]]:
