@@ -80,7 +80,7 @@ def test_names_that_do_not_fit_the_numbers_are_not_used(tmp_path, files, note):
     table = read_table(tmp_path / "train.csv")
     assert table.classes == ("0", "1", "2")
     notes = "".join(map(str, table.notes))
-    assert note in notes and bool(note) == bool(notes)
+    assert (note in notes, bool(notes)) == (True, bool(note))
 
 
 def test_a_list_without_numbers_counts_from_one_only_where_it_must(tmp_path):

@@ -174,7 +174,9 @@ def _require_widths(images: list[_Image], sizes: list[tuple[int, int] | None], p
     """Refuse objects that are written with corners, where x, y, width, height are expected."""
     beyond, total = 0, 0
     for image, size in zip(images, sizes, strict=True):
-        for x, y, right, bottom in image.raw.xyxy if image.in_list and size else ():
+        if size is None or not image.in_list:
+            continue
+        for x, y, right, bottom in image.raw.xyxy:
             width, height = right - x, bottom - y
             if not (x < width <= size[1] + 1 and y < height <= size[0] + 1):
                 return  # no corners
