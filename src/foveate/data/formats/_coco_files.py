@@ -24,6 +24,8 @@ _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info
 _HEAD = 65_536  # bytes that are read to recognize a file
 _LISTS = re.compile(rb'"(images|annotations)"\s*:\s*\[')
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')  # alone in Label Studio's notes.json
+# lists of the same names in the exports of other tools: Hasty, V7 Darwin, Datumaro
+_FOREIGN = re.compile(rb'"(export_format_version|label_classes|slots|items)"\s*:')
 
 Entry = dict[str, Any]
 """An object of COCO's JSON."""
@@ -72,7 +74,8 @@ def _is_annotations(file: Path) -> bool:
     if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
     is_cut = len(head) == _HEAD  # the other lists may follow
-    return bool(_LISTS.search(head) or (is_cut and _CATEGORIES.search(head)))
+    has_lists = _LISTS.search(head) or (is_cut and _CATEGORIES.search(head))
+    return bool(has_lists) and not _FOREIGN.search(head)
 
 
 def is_panoptic(file: Path) -> bool:

@@ -18,7 +18,7 @@ from foveate.types import Issue
 from foveate.utils.paths import printable
 
 HEAD = 262_144  # bytes that are read to recognize a file
-_EXTENSIONS = frozenset({".json", ".xml", ".csv"})
+_EXTENSIONS = frozenset({".json", ".xml", ".csv", ".jsonl", ".ndjson", ".manifest", ".labels"})
 _MAX_IN_FOLDER = 20  # files of one kind that a folder has; more belong to an image each
 _MAX_FILES = 60  # that are opened to recognize a format
 _MAX_NAME = 250  # characters of a file name
@@ -27,7 +27,7 @@ _MAX_NAME = 250  # characters of a file name
 def files_by_extension(root: Path) -> dict[str, list[tuple[Path, list[str]]]]:
     """Return the folders below `root` with files that may be annotations, and the files' names.
 
-    The keys are `.json`, `.xml` and `.csv`.
+    The keys are extensions: `.json`, `.xml`, `.csv` and the like.
 
     Raises:
         DataError: A folder cannot be listed.
