@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from foveate.data.discovery import find_images
+from foveate.data.foreign_data import way_with_packed
 from foveate.data.issues import quoted
 from foveate.data.records import (
     ALIASES,
@@ -274,11 +275,12 @@ def _none_exists(rows: Sequence[ImageRow], table: Path) -> DataError:
             " are not meant",
             id="ambiguous_table_images",
         )
+    packed = None if index else way_with_packed(folder)
     return DataError(
         "the images of the table do not exist",
         where=where,
         why=f"{why}: {quoted([row.key for row in rows])}",
-        hint=f"paths are relative to the folder of the table, {printable(folder)!r}",
+        hint=packed or f"paths are relative to the folder of the table, {printable(folder)!r}",
         id="missing_table_images",
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foveate.data.discovery import EXTENSIONS, extension_of, walk_folders
+from foveate.data.foreign_data import foreign_file
 from foveate.data.survey import LABEL_EXTENSIONS, MANY_LABELS
 from foveate.messages import counted
 from foveate.utils.paths import printable
@@ -78,4 +79,6 @@ def _annotations_of(root: Path, names: list[str], images: list[str]) -> Iterator
             continue
         named = sum(each in content for each in short)
         if named and _OBJECTS.search(content) and 2 * named >= len(short):
-            yield f"{printable(name)} holds annotations of these images, and is not read"
+            foreign = foreign_file(root / name)
+            tool = f" ({foreign.what}; {foreign.way})" if foreign else ""
+            yield f"{printable(name)}{tool} holds annotations of these images, and is not read"

@@ -30,6 +30,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte on
 
 # Named one by one, because some of Pillow's other readers (EPS) start programs. JPEG covers MPO.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}  # others: .png
 _ORIENTATION_TAG = 0x0112  # of EXIF
 _TRANSPOSES = {  # by orientation: what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,6 +87,16 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         # looks for EXIF: not here.
         turned = image.format != "TIFF" and _orientation(image, Image.Image.getexif) >= 5
         return (width, height) if turned else (height, width)
+
+
+def usual_extension(content: bytes) -> str:
+    """Return the extension that files of the format of an image have: ".jpg".
+
+    Raises:
+        BrokenImage: It cannot be read.
+    """
+    with _open_image(content) as (image, _):
+        return _EXTENSIONS.get(image.format or "", f".{(image.format or '').lower()}")
 
 
 def read_index_mask(source: Path | bytes) -> np.ndarray:

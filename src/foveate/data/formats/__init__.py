@@ -6,7 +6,6 @@ written as well (`write`), for `foveate convert`.
 
 from __future__ import annotations
 
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from foveate.data.contents import describe_contents
-from foveate.data.discovery import find_images, list_folder, remember, remember_folders
+from foveate.data.discovery import remember, remember_folders
+from foveate.data.formats._refusals import no_format_fits
 from foveate.data.outside import check_outside
-from foveate.data.records import class_columns, has_paths, is_table
 from foveate.data.stored_images import expand_volumes
 from foveate.errors import DataError, UnknownName, UsageError
 from foveate.messages import counted
@@ -199,7 +197,7 @@ def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
     """The format that fits best. Raises DataError if none fits, or it is doubtful which."""
     readings = sniff_formats(path)
     if not readings:
-        raise _no_format_fits(path)
+        raise no_format_fits(path, FORMATS.names())
     wanted = _of_targets(readings, accepted)
     if len(wanted) == 1 and accepted:
         ((name, reading),) = wanted.items()
@@ -320,42 +318,3 @@ def _example(sample: Sample) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
-
-
-def _named_column(path: Path) -> str:
-    """How to name the column that states the classes of a table there; empty without one."""
-    files = list_folder(path) if path.is_dir() else [path]
-    tables = [file for file in files if is_table(file) and has_paths(file)]
-    columns = [name for table in tables for name in class_columns(table)]
-    if not columns:
-        return ""
-    return f", or say which column it is: --set data.column={shlex.quote(printable(columns[0]))}"
-
-
-def _no_format_fits(path: Path) -> DataError:
-    """Why nothing recognizes the data: a folder that cannot be listed, no images, or no labels."""
-    if path.is_dir():
-        if not list_folder(path):
-            return DataError(
-                "the folder is empty",
-                where=path,
-                hint="give a folder of images, or a table",
-                id="empty_data",
-            )
-        if not sum(1 for _ in find_images(path)):  # all: raises where a folder cannot be listed
-            return DataError(
-                "the folder contains no images",
-                where=path,
-                why=f"it holds {describe_contents(path)}",
-                hint="give the folder with the images",
-                id="no_images",
-            )
-    return DataError(
-        "no format fits the data",
-        where=path,
-        why=f"it holds {describe_contents(path)}" if path.is_dir() else describe_contents(path),
-        hint="put the images into a folder for each class, or give a table with the columns path"
-        f" and label{_named_column(path)}; if the layout is one of these, name it: --format "
-        + "|".join(FORMATS.names()),
-        id="no_format_fits",
-    )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from foveate.data.boxes import replace_unprintable
 from foveate.data.formats._box_table import CLASSES, BoxTableBuilder
 from foveate.data.issues import IssueLog
 from foveate.errors import UsageError
+from foveate.images.codec import usual_extension
 from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Sample, Table, remark
 from foveate.utils.paths import printable
@@ -23,7 +21,6 @@ _RENAMED = IssueKind(
     "image_renamed",
     "images that were renamed because another one has the same name except for the extension",
 )
-_EXTENSIONS = {"jpeg": ".jpg", "mpo": ".jpg", "jpeg2000": ".jp2", "tiff": ".tif"}  # others: .name
 _IMAGE_FOLDERS = frozenset({"images", "jpegimages"})
 
 
@@ -84,7 +81,8 @@ def copy_images(table: Table, folder: Path, notes: list[Issue]) -> list[CopiedIm
 def _copy_image(source: Path | bytes, folder: Path, path: PurePosixPath) -> PurePosixPath:
     """Write an image, and return its path in the folder; one without an extension gets it."""
     if not path.suffix:
-        path = path.with_name(f"{path.name}{_extension(source)}")
+        extension = source.suffix if isinstance(source, Path) else usual_extension(source)
+        path = path.with_name(f"{path.name}{extension}")
     copy = folder / path
     copy.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, bytes):
@@ -92,14 +90,6 @@ def _copy_image(source: Path | bytes, folder: Path, path: PurePosixPath) -> Pure
     else:
         shutil.copyfile(source, copy)
     return path
-
-
-def _extension(source: Path | bytes) -> str:
-    if isinstance(source, Path):
-        return source.suffix
-    with Image.open(io.BytesIO(source)) as image:
-        name = (image.format or "").lower()
-    return _EXTENSIONS.get(name, f".{name}")
 
 
 def _unique_paths(keys: list[str], notes: list[Issue]) -> dict[str, PurePosixPath]:

@@ -3,7 +3,7 @@
 Nothing is unpacked, so that no name of a member can lead anywhere. Folders that are named like
 splits are splits. In WebDataset shards, members with the same name up to the first dot belong
 together: 17.jpg with 17.cls (a class), 17.json (with a label or a caption) or 17.txt (a caption).
-A folder of .tar files is read as one dataset.
+A folder of such archives is read as one dataset.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from foveate.data.discovery import EXTENSIONS, extension_of, list_folder
+from foveate.data.foreign_data import way_with_archive
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats.captions import parse_sentences
@@ -63,7 +64,7 @@ class Archive(Format):
     summary: ClassVar[str] = "an archive with a folder per class, or WebDataset shards"
 
     def sniff(self, path: Path) -> Reading | None:
-        """A .zip or .tar with images, or a folder with nothing but .tar files."""
+        """A .zip or .tar with images, or a folder with nothing but such files."""
         try:
             archives = _archives_at(path)
             images = [name for name in _first_names(archives[0]) if _is_image_name(name)]
@@ -112,9 +113,9 @@ def _archives_at(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() in _ARCHIVES else []
     children = list_folder(path)
-    shards = [child for child in children if child.suffix.lower() == ".tar" and child.is_file()]
-    others = {extension_of(child.name) for child in children if child not in shards}
-    return shards if not others - {".json", ".txt", ".md", ".idx"} else []
+    archives = [each for each in children if each.suffix.lower() in _ARCHIVES and each.is_file()]
+    others = {extension_of(child.name) for child in children if child not in archives}
+    return archives if not others - {".json", ".txt", ".md", ".idx"} else []
 
 
 def _not_an_archive(path: Path) -> DataError:
@@ -122,9 +123,10 @@ def _not_an_archive(path: Path) -> DataError:
     return DataError(
         "a compressed .tar cannot be read in place"
         if is_compressed
-        else "this is neither a .zip nor a .tar, nor a folder of .tar shards",
+        else "this is neither a .zip nor a .tar, nor a folder of such files",
         where=printable(path),
-        hint="unpack it, or make it a .zip or a plain .tar",
+        why="only a .zip or a plain .tar can be" if is_compressed else None,
+        hint=way_with_archive(path) if is_compressed else "give an archive, or a folder of them",
         id="not_an_archive",
     )
 

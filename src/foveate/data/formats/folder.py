@@ -20,6 +20,7 @@ from foveate.data.discovery import (
     list_subfolders,
     walk_folders,
 )
+from foveate.data.foreign_data import is_bids
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._label_names import name_numbers, renamed
@@ -73,6 +74,8 @@ class Folder(Format):
 
     def sniff(self, path: Path) -> Reading | None:
         """A folder with class folders, or split folders with class folders."""
+        if is_bids(path):
+            return None
         try:
             parents = _class_parents(path) if path.is_dir() else []
             classes = [folder for parent in parents for folder in parent.classes]

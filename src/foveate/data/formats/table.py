@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from foveate.data.foreign_data import foreign_file
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
 from foveate.data.formats._label_names import are_named, name_numbers, renamed
@@ -118,7 +119,7 @@ class TableFile(Format):
 
     def _may_fit(self, file: Path) -> bool:
         """Whether a table that a user named is meant so, even if a column is missing."""
-        if not is_table(file) or has_boxes(file):
+        if not is_table(file) or has_boxes(file) or foreign_file(file):
             return False
         return self._fits(file) if self.column else has_labels(file) or not has_texts(file)
 

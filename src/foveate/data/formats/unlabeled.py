@@ -14,7 +14,7 @@ from foveate.utils.paths import printable
 
 _ANNOTATIONS = (
     *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"),
-    *(".yaml", ".yml", ".xml", ".txt"),
+    *(".yaml", ".yml", ".xml", ".txt", ".manifest", ".labels"),
 )
 
 
