@@ -213,6 +213,24 @@ def test_cvats_yolo_states_splits_in_lists(tmp_path):
     assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
 
 
+def test_cvats_yolo_of_ultralytics_writes_data_before_its_paths(tmp_path):
+    """As CVAT's exporter: images/train, labels/train, and train.txt with data/images/train."""
+    write_photos(tmp_path, "images/train", "images/Validation")
+    for image in list(tmp_path.rglob("*.png")):
+        label = tmp_path / "labels" / image.parent.name / f"{image.stem}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(BOX)
+    for folder in ("train", "Validation"):
+        names = sorted(path.name for path in (tmp_path / "images" / folder).iterdir())
+        lines = "".join(f"data/images/{folder}/{name}\n" for name in names)
+        (tmp_path / f"{folder}.txt").write_text(lines)
+    yaml = "names:\n  0: bolt\npath: .\ntrain: train.txt\nval: Validation.txt\n"
+    (tmp_path / "data.yaml").write_text(yaml)
+    table = read_table(tmp_path)
+    assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
+    assert not table.notes
+
+
 def test_label_studios_yolo_has_categories_in_its_notes(tmp_path):
     write_photos(tmp_path, "images")
     for image in (tmp_path / "images").iterdir():

@@ -312,6 +312,39 @@ def test_via_that_does_not_say_what_the_class_is_names_the_attributes(tmp_path):
         read_table(tmp_path)
 
 
+def test_via_check_boxes_beside_a_class_are_attributes(tmp_path):
+    write_image(tmp_path / "a.png")
+    both = {"good": True, "frontal": True}
+    regions = [
+        via_region({"species": "fox", "quality": both}, **RECT),
+        via_region({"species": "owl", "quality": {}}, **POLYGON),
+        via_region({"species": "owl", "quality": {"good": False}}, **POLYGON),
+    ]
+    write_json(tmp_path / "v.json", {"a.png1": via_image("a.png", regions)})
+    table = read_table(tmp_path)
+    assert table.classes == ("fox", "owl")
+    counts = {note.kind.id: note.occurrences for note in table.notes}
+    assert counts["tool_attributes"] == 1
+    assert "via_several_classes" not in counts
+
+
+def test_via_check_boxes_as_classes_say_that_one_is_read(tmp_path):
+    write_image(tmp_path / "a.png")
+    regions = [
+        via_region({"class": {"fox": True, "cub": True}}, **RECT),
+        via_region({"class": {"owl": True, "cub": False}}, **POLYGON),
+    ]
+    write_json(tmp_path / "v.json", {"a.png1": via_image("a.png", regions)})
+    table = read_table(tmp_path)
+    assert table.classes == ("fox", "owl")
+    (note,) = (note for note in table.notes if note.kind.id == "via_several_classes")
+    assert (note.occurrences, note.locations[0].why) == (1, "fox, cub")
+    regions[0]["region_attributes"] = {"class": {"fox": False}}
+    write_json(tmp_path / "v.json", {"a.png1": via_image("a.png", regions)})
+    with pytest.raises(DataError, match="a region has no class"):
+        read_table(tmp_path)
+
+
 def test_via_file_attributes_are_tags(tmp_path):
     images = {}
     for number, quality in enumerate(("good", "bad")):

@@ -44,7 +44,7 @@ from foveate.data.formats._tool_tables import (
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders
 from foveate.errors import DataError
-from foveate.types import Issue, Table, remark
+from foveate.types import Issue, IssueKind, Table, remark
 from foveate.utils.paths import printable
 
 _METADATA, _ATTRIBUTES = "_via_img_metadata", "_via_attributes"
@@ -53,6 +53,9 @@ _PROJECT = "via_project.json"
 _CLASS_NAMES = ("class", "label", "name", "type", "category", "object", "object_name", "class_name")
 _OTHER_ATTRIBUTES = ("caption", "image_url", "public_domain", "split")  # of images
 _ONLY_CLASS = "object"  # of regions without attributes
+_SEVERAL_CLASSES = IssueKind(
+    "via_several_classes", "regions with several checked classes; the first one is read", "warning"
+)
 
 
 @dataclass
@@ -251,7 +254,9 @@ def _class_attribute(regions: list[dict[str, Any]], path: Path) -> str | None:
         DataError: Several could be.
     """
     used = Counter(name for attributes in regions for name in attributes)
-    name = _obvious(list(used))
+    # of check boxes any number can be ticked: beside one other attribute they are remarks
+    ticked = {name for each in regions for name, value in each.items() if isinstance(value, dict)}
+    name = _obvious(list(used)) or _obvious([each for each in used if each not in ticked])
     if used and name is None:
         values = {
             attribute: sorted({str(each[attribute]) for each in regions if attribute in each})[:3]
@@ -319,7 +324,9 @@ def _add_image(
                     id="via_no_class",
                 )
             _add_shape(shape, names[0], image, table, where)
-            if sum(bool(value) for value in attributes.values()) > 1 or len(names) > 1:
+            if len(names) > 1:
+                table.log.add(_SEVERAL_CLASSES, table.key(path), why=", ".join(names)[:200])
+            if any(_names_in(value) for name, value in attributes.items() if name != attribute):
                 table.log.add(ATTRIBUTES, table.key(path))
     table.images.append(image)
 

@@ -301,7 +301,10 @@ def _read_list(file: Path, roots: list[Path]) -> Iterator[Path]:
     """The images that a text file lists, one path per line."""
     for line in _read_text(file).split("\n"):
         if name := line.rstrip("\r"):
-            yield next((root / name for root in roots if is_file(root / name)), roots[0] / name)
+            # CVAT writes data/images/train/a.jpg for images/train/a.jpg
+            spellings = (name, name.removeprefix("data/"))
+            found = (root / each for each in spellings for root in roots if is_file(root / each))
+            yield next(found, roots[0] / name)
 
 
 def _read_text(file: Path) -> str:
