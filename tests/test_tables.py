@@ -233,3 +233,46 @@ def test_a_run_with_a_named_column_is_evaluated_on_a_folder_of_classes(tmp_path)
 def test_parts_of_images_of_ham10000_are_no_classes():
     assert is_part_name("HAM10000_images_part_1")
     assert not is_part_name("car part")
+
+
+# --- decimal commas
+
+
+def test_decimal_commas_in_tables_with_semicolons_are_numbers(tmp_path):
+    names = [f"{number}.png" for number in range(12)]
+    for name in names:
+        write_image(tmp_path / name)
+    values = ["1,5", "1,500", "-0,25", "3", "12,75"]
+    rows = "".join(f"{name};{values[n % 5]}\n" for n, name in enumerate(names))
+    (tmp_path / "t.csv").write_text(f"path;value\n{rows}")
+    table = read_table(tmp_path)
+    assert table.format == "numbers"
+    assert [sample.target.value for sample in table.samples[:2]] == [1.5, 1.5]
+    assert {sample.target.value for sample in table.samples} == {1.5, -0.25, 3, 12.75}
+    (tmp_path / "t.csv").write_text(f"path;label\n{rows}")
+    assert read_table(tmp_path).format == "numbers"  # and no classes
+
+
+def test_commas_that_may_separate_thousands_or_labels_are_no_decimal_commas(tmp_path):
+    for number in range(4):
+        write_image(tmp_path / f"{number}.png")
+    rows = "".join(f"{number}.png;{number + 1},500\n" for number in range(4))
+    (tmp_path / "t.csv").write_text(f"path;value\n{rows}")
+    with pytest.raises(DataError, match="no format fits"):
+        read_table(tmp_path, accepted=(Number,))
+    rows = "".join(f'{number}.png,"{1 + number % 2},{2 + number % 2}"\n' for number in range(3))
+    (tmp_path / "t.csv").write_text(f"path,label\n{rows}3.png,1\n2.png,2\n1.png,3\n")
+    table = read_table(tmp_path)
+    assert table.multilabel
+    assert table.classes == ("1", "2", "3")
+
+
+def test_corners_with_decimal_commas(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    header = "path;label;x0;y0;x1;y1\n"
+    (tmp_path / "boxes.csv").write_text(f"{header}a.png;bolt;1,5;2;30,25;40,125\n")
+    table = read_table(tmp_path)
+    assert table.samples[0].target.xyxy.tolist() == [[1.5, 2, 30.25, 40.125]]
+    (tmp_path / "boxes.csv").write_text(f"{header}a.png;bolt;1,5;2;x;40\n")
+    with pytest.raises(DataError, match="not four numbers"):
+        read_table(tmp_path)

@@ -8,13 +8,14 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from foveate.data.discovery import remember
 from foveate.data.issues import skip_and_record
 from foveate.data.parquet_rows import read_parquet
 from foveate.data.split_names import split_in_name
@@ -61,6 +62,8 @@ _COUNTERS = frozenset({"", "index", "unnamed: 0"})  # columns that number the ro
 _MAX_PREVIEW = 100  # records that are read to learn the columns of a table
 _MAX_SCAN = 20_000  # records that are read to learn which values repeat: rows may be sorted by them
 _MAX_CLASSES, _MIN_REPEATS = 50, 2  # different values of a column of classes, and rows of each
+_COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _NEAR, _MIN_CONTAINED = 0.8, 4  # from which similarity, or length of a part, on names are near
 # of columns that describe an image, but are hardly what is to be learned
 _ABOUT = frozenset({"sex", "gender", "race", "ethnicity", "country", "view", "eye", "laterality"})
@@ -158,7 +161,7 @@ def number_columns(path: Path) -> dict[str, list[float]]:
                     cells.setdefault(name, []).append(cell_text(cell))
     columns = {}
     for name, texts in cells.items():
-        numbers = [number for text in texts if (number := finite_number(text)) is not None]
+        numbers = [number for number in parse_numbers(texts, path) if number is not None]
         if 2 * len(numbers) > len([text for text in texts if text]):
             columns[name] = numbers
     return columns
@@ -435,6 +438,34 @@ def finite_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def parse_numbers(texts: Sequence[str], path: Path) -> list[float | None]:
+    """Return the number that each text of a column states; None where it states none.
+
+    "1,5" is 1.5 in a table that separates its columns otherwise, such as by semicolons. Where all
+    could be thousands ("1,500"), it is none.
+
+    Args:
+        texts: The texts.
+        path: The table.
+    """
+    with_comma = [text for text in texts if _COMMA_NUMBER.fullmatch(text)]
+    are_decimal = not all(map(_THOUSANDS.fullmatch, with_comma))
+    if are_decimal and remember(("free commas", path), lambda: _has_free_commas(path)):
+        texts = [
+            text.replace(",", ".") if _COMMA_NUMBER.fullmatch(text) else text for text in texts
+        ]
+    return [finite_number(text) for text in texts]
+
+
+def _has_free_commas(path: Path) -> bool:
+    """Whether commas do not separate the columns of a table."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = next((line for line in file if line.strip()), "")
+    return _delimiter(header, path) != ","
 
 
 def flag_text(cell: object) -> str:

@@ -33,6 +33,7 @@ from foveate.data.records import (
     cell_text,
     has_boxes,
     is_table,
+    parse_numbers,
     read_records,
     row_location,
 )
@@ -159,7 +160,7 @@ def _add_row(record: Record, finder: ImageFinder, images: dict[str, _Image]) -> 
     name = class_name(cell_text(cells.get("label")))
     corners = [cells.get(corner) for corner in CORNERS]
     if name or any(cell_text(corner) for corner in corners):
-        box = _parse_corners(corners, where)
+        box = _parse_corners(corners, finder.table, where)
         if not name:
             raise DataError(
                 "the box has no label",
@@ -207,9 +208,13 @@ def _require_agreement(image: _Image, row: _Image, table: Path) -> None:
             )
 
 
-def _parse_corners(cells: list[Any], where: str) -> tuple[float, float, float, float]:
+def _parse_corners(cells: list[Any], table: Path, where: str) -> tuple[float, float, float, float]:
+    numbers = parse_numbers(list(map(cell_text, cells)), table)
     try:
-        x0, y0, x1, y1 = (float(cell) for cell in cells)
+        x0, y0, x1, y1 = (
+            float(cell if number is None else number)  # "nan", which is dropped later
+            for number, cell in zip(numbers, cells, strict=True)
+        )
     except (TypeError, ValueError, OverflowError):
         got = ", ".join(repr(str(cell))[:40] for cell in cells)
         raise DataError(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import (
@@ -33,13 +33,13 @@ from foveate.data.records import (
     NUMBERS,
     cell_text,
     class_columns,
-    finite_number,
     has_boxes,
     has_labels,
     has_paths,
     has_texts,
     is_table,
     number_columns,
+    parse_numbers,
     read_records,
     row_location,
 )
@@ -168,29 +168,31 @@ class NumberTable(Format):
         column = self._column(table) if is_table(table) else "value"
         if column is None:
             raise self._no_column(table)
-        rows, finder = list[_Row](), ImageFinder(table, root)
+        stated, finder = list[tuple[Any, str]](), ImageFinder(table, root)
         aliases = {**_ROW, "number": (column.strip().casefold(),)}
         for record in read_records(table, aliases, ("path", "number")):
             with skip_and_record():
-                number, path, key, own, group = finder.fields(record)
-                text = cell_text(record.cells["number"])
-                value = finite_number(text)
-                if value is None:
-                    why = f"got {text[:_MAX_SHOWN]!r}" if text else "its cell is empty"
-                    unusable.append(Location(key, f"{why}, row {number}"))
-                else:
-                    rows.append(_Row(number, path, key, own or split, group, value))
-        values = [row.value for row in rows]
-        if values:
+                stated.append((finder.fields(record), cell_text(record.cells["number"])))
+        rows = list[_Row]()
+        values = parse_numbers([text for _, text in stated], table)
+        for (fields, text), value in zip(stated, values, strict=True):
+            number, path, key, own, group = fields
+            if value is None:
+                why = f"got {text[:_MAX_SHOWN]!r}" if text else "its cell is empty"
+                unusable.append(Location(key, f"{why}, row {number}"))
+            else:
+                rows.append(_Row(number, path, key, own or split, group, value))
+        usable = [row.value for row in rows]
+        if usable:
             text = "numbers from the column {column}: {least:g} to {most:g}, median {median:g}"
             notes.append(
                 remark(
                     "numbers_read",
                     text,
                     column=repr(column),
-                    least=min(values),
-                    most=max(values),
-                    median=median(values),
+                    least=min(usable),
+                    most=max(usable),
+                    median=median(usable),
                 )
             )
         notes += finder.notes()

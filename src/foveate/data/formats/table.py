@@ -28,7 +28,6 @@ from foveate.data.records import (
     ALIASES,
     Record,
     cell_text,
-    finite_number,
     first_labels,
     flag_text,
     has_boxes,
@@ -39,6 +38,7 @@ from foveate.data.records import (
     is_table,
     number_columns,
     one_hot_columns,
+    parse_numbers,
     read_records,
     row_location,
     spelled_columns,
@@ -127,7 +127,7 @@ class TableFile(Format):
         if not self.column:
             labels = first_labels(table)
             named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
-            yield from () if named else _doubts(labels)
+            yield from () if named else _doubts(labels, table)
         elif self.column.strip().casefold() in map(
             str.casefold, map(str.strip, number_columns(table))
         ):
@@ -170,7 +170,7 @@ def _read_rows(
     return rows
 
 
-def _doubts(cells: list[Any]) -> Iterator[str]:
+def _doubts(cells: list[Any], table: Path) -> Iterator[str]:
     """What speaks against classes, by the first labels of a table: amounts, texts, JSON."""
     texts = [text for cell in cells if (text := cell_text(cell))]
     different = sorted(set(texts))
@@ -178,7 +178,7 @@ def _doubts(cells: list[Any]) -> Iterator[str]:
     if 2 * sum(text.startswith("{") for text in texts) > len(texts):
         yield f"the labels are JSON objects, such as {examples}"
         return
-    numbers = [number for text in different if (number := finite_number(text)) is not None]
+    numbers = [number for number in parse_numbers(different, table) if number is not None]
     if 2 * len(numbers) <= len(different):  # a few may be missing: NA, unknown
         if nearly_all_differ(len(different), len(texts)):
             yield f"{len(different)} of the first {len(texts)} labels differ, such as {examples}"
