@@ -426,7 +426,7 @@ def test_boxes_and_polygons_of_exports(tmp_path, write: Callable[[Path], None]):
     assert max(sniff_formats(tmp_path).values(), key=lambda each: each.fit).fit is Fit.STATED
     table = read_table(tmp_path)
     assert (table.format, table.classes) == ("exports", ("car",))
-    assert f"read as an export of {TOOLS[write]}" in notes_of(table)
+    assert f"read as data of {TOOLS[write]}" in notes_of(table)
     boxes = [("car", *CORNERS)]
     assert boxes_of(table) == boxes[:1]  # the polygon has the same box, a duplicate
     if write is not open_images:  # which lists only images with boxes
@@ -474,7 +474,7 @@ def test_polygons_of_exports_are_masks_where_masks_are_wanted(tmp_path, write):
 )
 def test_what_exports_lose_is_said(tmp_path, write, kind):
     write(images(tmp_path))
-    issue = next(each for each in read_table(tmp_path).notes if each.kind.id == "tool_lost_shapes")
+    issue = next(each for each in read_table(tmp_path).notes if each.kind.id == "export_lost")
     assert issue.locations[0].why.startswith(kind)
 
 
@@ -577,7 +577,7 @@ def test_an_export_of_one_file_per_image_is_recognized_among_many(tmp_path):
 def test_exports_of_two_tools_are_asked_about(tmp_path):
     scale(images(tmp_path))
     hasty(tmp_path)
-    with pytest.raises(DataError, match=r"exports of .* and of"):
+    with pytest.raises(DataError, match=r"data of .* and of"):
         read_table(tmp_path)
 
 

@@ -29,7 +29,6 @@ def write(file: Path, content: object) -> Path:
     return file
 
 
-KITTI = "Car 0.00 0 -1.57 614.24 181.78 727.31 284.77 1.57 1.73 4.15 1.00 1.75 13.22 1.62\n"
 PRODIGY = {
     "image": "data:image/jpeg;base64,/9j/4AAQSkZJRg",
     "spans": [{"label": "car", "type": "rect", "x": 1, "y": 2, "width": 3, "height": 4}],
@@ -55,7 +54,6 @@ CUSTOM_VISION = [{"id": "x", "regions": [{"tagName": "can", "left": 0.1, "top": 
         ("labeled.jsonl", AZURE, "an export of Azure Machine Learning", "as COCO"),
         ("regions.json", CUSTOM_VISION, "a project of Azure Custom Vision", "fractions"),
         ("labels.csv", "car,1,2,30,20,000000.png,64,48\n", "a CSV of Make Sense", "YOLO"),
-        ("label_2/000000.txt", KITTI, "a folder with labels of KITTI", "numbers 5 to 8"),
         ("train.tfrecord-00000-of-00010", b"\n\x00\x01", "a TFRecord", "COCO or YOLO"),
         ("data-00000-of-00001.arrow", b"ARROW1", "Hugging Face saved to disk", "to_parquet"),
         ("train.h5", b"\x89HDF", "a set of images in arrays", "save each image as PNG"),
@@ -64,8 +62,6 @@ CUSTOM_VISION = [{"id": "x", "regions": [{"tagName": "can", "left": 0.1, "top": 
 def test_data_of_other_tools_are_named_with_a_way(tmp_path, file, content, what, way):
     path = write(photos(tmp_path) / file, content)
     for data in (tmp_path, path):
-        if data.suffix == ".txt":  # alone it is a list of names
-            continue
         with pytest.raises(DataError) as caught:
             read_table(data)
         message = str(caught.value)

@@ -15,6 +15,7 @@ from foveate.utils.paths import printable
 
 _MAX_EXTENSIONS, _MAX_FILES, _MAX_NAMES = 4, 3, 8  # that are named
 _MAX_NAME = 40  # characters of a name
+_MAX_LINE = 200  # characters of a line that are read
 _MAX_JSON = 2**20  # bytes of a file whose keys are looked at
 
 
@@ -46,12 +47,24 @@ def describe_contents(path: Path) -> str:
 
 
 def _describe_file(file: Path) -> str:
-    """A table with its columns, or JSON with its keys; empty for other files."""
+    """A table with its columns, JSON with its keys, a text with its first line; or nothing."""
     if is_table(file):
         return f"{_short(file.name)} with the columns {_list(spelled_columns(file))}"
+    if extension_of(file.name) == ".txt":
+        return (
+            f"{_short(file.name)} that begins with {line!r}" if (line := _first_line(file)) else ""
+        )
     if extension_of(file.name) != ".json":
         return ""
     return f"{_short(file.name)} with {keys}" if (keys := _json_keys(file)) else ""
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace") as text:
+            return _short(text.readline(_MAX_LINE).strip())
+    except OSError:
+        return ""
 
 
 def _json_keys(file: Path) -> str:

@@ -48,12 +48,13 @@ class Foreign:
 
 @dataclass(frozen=True)
 class _Signature:
-    """How the data of a tool are recognized: by the names of files, and words in one of them."""
+    """How the data of a tool are recognized: by the names of files, and how one is written."""
 
     what: str
     names: re.Pattern[str]
     words: tuple[bytes, ...]
     way: str
+    beginning: re.Pattern[bytes] = re.compile(rb"")
 
 
 def _named(pattern: str) -> re.Pattern[str]:
@@ -100,13 +101,7 @@ _SIGNATURES = (
         _named(r"\.csv$"),
         (),
         "export from Make Sense as YOLO, Pascal VOC or COCO",
-    ),
-    _Signature(
-        "a folder with labels of KITTI",
-        _named(r"^\d+\.txt$"),
-        (),
-        "write a table with the columns path, label, x0, y0, x1 and y1: in KITTI's lines these are"
-        " the name of the file, the first word and the numbers 5 to 8",
+        re.compile(rb"[^,\n]+(?:,\d+){4},[^,\n]+\.\w+,\d+,\d+\s*(?:\n|$)"),
     ),
     _Signature(
         "a TFRecord",
@@ -128,9 +123,6 @@ _SIGNATURES = (
         _IMAGE_FILES,
     ),
 )
-_MAKE_SENSE = re.compile(rb"[^,\n]+(?:,\d+){4},[^,\n]+\.\w+,\d+,\d+\s*(?:\n|$)")
-_KITTI = re.compile(rb"[A-Za-z_]\w*(?: -?\d+(?:\.\d+)?){14,15}\s*(?:\n|$)")
-_BEGINNINGS = {"a CSV of Make Sense": _MAKE_SENSE, "a folder with labels of KITTI": _KITTI}
 
 
 def find_foreign(path: Path) -> Foreign | None:
@@ -158,8 +150,7 @@ def foreign_file(file: Path) -> Foreign | None:
     signatures = [each for each in _SIGNATURES if each.names.search(file.name)]
     head = _head(file) if signatures else b""
     for each in signatures:
-        beginning = _BEGINNINGS.get(each.what)
-        if all(word in head for word in each.words) and (not beginning or beginning.match(head)):
+        if all(word in head for word in each.words) and each.beginning.match(head):
             return Foreign(printable(file.name), each.what, each.way)
     return None
 

@@ -128,7 +128,7 @@ def first_labels(path: Path) -> list[Any]:
 
 
 def one_hot_columns(path: Path) -> list[str]:
-    """Return the columns of a table that state classes by 0 and 1: all but those of the image.
+    """Return the columns of a table that state classes by 0 or -1 and 1: all but the image's.
 
     None where the table has a column of labels, or another column holds anything else.
     """
@@ -143,7 +143,8 @@ def one_hot_columns(path: Path) -> list[str]:
             names |= dict.fromkeys(own)
             if not record.is_header:
                 values |= {flag_text(record.cells[name]) for name in own}
-    return list(names) if len(names) > 1 and values == {"0", "1"} else []
+    # CelebA writes -1 and 1
+    return list(names) if len(names) > 1 and values in ({"0", "1"}, {"-1", "1"}) else []
 
 
 def number_columns(path: Path) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.discovery import remember, remember_folders
+from foveate.data.foreign_data import find_foreign
 from foveate.data.formats._refusals import no_format_fits
 from foveate.data.outside import check_outside
 from foveate.data.stored_images import expand_volumes
@@ -266,6 +267,8 @@ def _doubtful(path: Path, readings: Mapping[str, Reading]) -> DataError:
         + "".join(f"; but {doubt}" for doubt in reading.doubts)
         for name, reading in sorted(readings.items(), key=lambda item: -item[1].fit)
     ]
+    if foreign := find_foreign(path):
+        parts.append(f"{foreign.file} is {foreign.what}, which is not read; {foreign.way}")
     why, where = "\n".join(parts), printable(path)
     if len(readings) == 1:
         (only,) = readings

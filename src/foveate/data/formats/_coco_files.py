@@ -20,7 +20,8 @@ from foveate.utils.paths import printable
 
 SPLIT_ORDER: tuple[Split | None, ...] = ("train", "val", "test", None)
 # annotations of the same images for other tasks, in COCO's own folder
-_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
+_KEYPOINTS = "person_keypoints"
+_OTHER_TASKS = ("captions", _KEYPOINTS, "panoptic", "stuff", "image_info")
 _HEAD = 65_536  # bytes that are read to recognize a file
 _LISTS = re.compile(rb'"(images|annotations)"\s*:\s*\[')
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')  # alone in Label Studio's notes.json
@@ -38,12 +39,14 @@ def annotation_files(path: Path) -> list[Path]:
         DataError: A folder cannot be listed.
     """
     if path.is_file():
-        return [path] if _is_annotations(path) else []
+        return [path] if _is_annotations(path, with_keypoints=True) else []
     folders = [path]
     for child in list_subfolders(path):
         if child.name.casefold() in ("annotations", "labels") or split_from_name(child.name):
             folders.append(child)
-    files = [file for folder in folders for file in list_folder(folder) if _is_annotations(file)]
+    listed = [file for folder in folders for file in list_folder(folder)]
+    files = [file for file in listed if _is_annotations(file)]
+    files = files or [file for file in listed if _is_annotations(file, with_keypoints=True)]
     return sorted(files, key=lambda file: (SPLIT_ORDER.index(split_of_file(file)), file))
 
 
@@ -64,8 +67,12 @@ def require_annotation_files(path: Path) -> list[Path]:
     return files
 
 
-def _is_annotations(file: Path) -> bool:
-    if file.suffix.lower() != ".json" or not file.is_file() or file.stem.startswith(_OTHER_TASKS):
+def _is_annotations(file: Path, with_keypoints: bool = False) -> bool:
+    """Whether a file has annotations of objects; `with_keypoints`: also COCO's own ones of people,
+    which instances_*.json beside them has as well.
+    """
+    others = tuple(task for task in _OTHER_TASKS if not (with_keypoints and task == _KEYPOINTS))
+    if file.suffix.lower() != ".json" or not file.is_file() or file.stem.startswith(others):
         return False
     if is_panoptic(file):
         return False

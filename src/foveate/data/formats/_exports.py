@@ -34,6 +34,7 @@ class ExportedImage:
         where: Where it stands in the export, for messages.
         size: `width` and `height`, if stated.
         split: Its split, if stated.
+        group: Its group, if stated: a video, say.
         in_fractions: Whether coordinates are fractions of its width and height, not pixels.
         boxes: Corners and class of each.
         polygons: The parts of each object, x, y, x, y, ..., its holes and its class.
@@ -49,6 +50,7 @@ class ExportedImage:
     where: str
     size: Mapping[str, Any] | None = None
     split: Split | None = None
+    group: str | None = None
     in_fractions: bool = False
     boxes: list[tuple[Corners, str]] = field(default_factory=list)
     polygons: list[tuple[list[list[float]], list[list[float]], str]] = field(default_factory=list)
@@ -107,15 +109,17 @@ class Export:
         objects: What in the head of a file shows that there are boxes or polygons.
         tags: What in the head of a file shows that there are classes of whole images.
         one_each: Whether there is a file for each image.
+        names: What the names of its files are; None for any.
     """
 
     tool: str
     extensions: tuple[str, ...]
-    matches: Callable[[bytes], bool]
+    matches: Callable[[bytes], object]
     read: Callable[[Path], Iterator[ExportedImage]]
     objects: re.Pattern[bytes]
     tags: re.Pattern[bytes] | None = None
     one_each: bool = False
+    names: re.Pattern[str] | None = None
 
 
 @contextmanager
@@ -197,6 +201,14 @@ def csv_rows(file: Path) -> Iterator[tuple[list[str], str]]:
             why=str(error)[:200],
             id="export_invalid_csv",
         ) from None
+
+
+def text_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a text that are not blank, with where each stands."""
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield line.strip(), f"{printable(file)}, line {number}"
 
 
 def file_names(*stated: object) -> list[str]:

@@ -18,7 +18,9 @@ from foveate.types import Issue
 from foveate.utils.paths import printable
 
 HEAD = 262_144  # bytes that are read to recognize a file
-_EXTENSIONS = frozenset({".json", ".xml", ".csv", ".jsonl", ".ndjson", ".manifest", ".labels"})
+_EXTENSIONS = frozenset(
+    {".json", ".xml", ".csv", ".jsonl", ".ndjson", ".manifest", ".labels", ".txt"}
+)
 _MAX_IN_FOLDER = 20  # files of one kind that a folder has; more belong to an image each
 _MAX_FILES = 60  # that are opened to recognize a format
 _MAX_NAME = 250  # characters of a file name

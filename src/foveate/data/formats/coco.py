@@ -58,6 +58,9 @@ _ALL_CROWD = IssueKind(
 )
 
 
+_KEYPOINTS = IssueKind("coco_keypoints", "objects with keypoints, of which the boxes are read")
+
+
 class Coco(Format):
     """COCO's annotations of objects."""
 
@@ -126,6 +129,9 @@ class _File:
     def add_images(self) -> list[str]:
         """Add the images with their boxes; return the classes in order."""
         self._note_gaps()
+        keypoints = sum(bool(entry.get("num_keypoints")) for entry in self.annotations)
+        if keypoints:
+            self.builder.log.add(_KEYPOINTS, self.path.name, keypoints)
         if self.is_all_crowd:
             self.builder.log.add(_ALL_CROWD, self.path.name)
         used = self._read_annotations()

@@ -1,10 +1,10 @@
-"""Exports of annotation platforms and the files of clouds and public data sets, read as they are.
+"""Exports of annotation platforms, and the files of clouds and public data sets, read as they are.
 
 Labelbox, V7 Darwin, SuperAnnotate, Scale, Encord, Dataloop, Hasty; Vertex AI and AutoML, SageMaker
 Ground Truth and Rekognition; Create ML, VoTT, Edge Impulse, Datumaro, Scalabel (BDD100K) and Open
-Images. Boxes and polygons are read, and classes of whole images as tags; masks that only the server
-of the tool has are not. Images are found by the last part of their path or URL. DATA is the file,
-or the folder with it.
+Images; and text files of public data sets (`_exports_texts`). Boxes and polygons are read, and
+classes of whole images as tags; masks that only the server of the tool has are not. Images are
+found by the last part of their path or URL. DATA is the file, or the folder with it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from foveate.data.formats._exports import Export, ExportedImage
 from foveate.data.formats._exports_clouds import CLOUDS
 from foveate.data.formats._exports_platforms import PLATFORMS
 from foveate.data.formats._exports_programs import PROGRAMS
+from foveate.data.formats._exports_texts import NUMBER_LISTS, TEXTS
+from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.formats._tool_files import (
     ImageLocator,
     files_by_extension,
@@ -27,7 +29,6 @@ from foveate.data.formats._tool_files import (
 )
 from foveate.data.formats._tool_tables import (
     ATTRIBUTES,
-    LOST,
     ROTATED,
     AnnotatedImage,
     Found,
@@ -36,10 +37,10 @@ from foveate.data.formats._tool_tables import (
     cut_out,
 )
 from foveate.data.issues import skip_and_record
-from foveate.data.split_names import split_in_folders
+from foveate.data.split_names import split_in_folders, split_in_name
 from foveate.types import IssueKind, remark
 
-_EXPORTS = (*CLOUDS, *PLATFORMS, *PROGRAMS)
+_EXPORTS = (*CLOUDS, *PLATFORMS, *PROGRAMS, *TEXTS)
 _MAX_IN_FOLDER = 20  # files of one kind that a folder has; more belong to an image each
 _MAX_FILES = 60  # that are opened to recognize an export
 _SAMPLE = 5  # files of a folder with many that are opened
@@ -50,6 +51,9 @@ _NOT_ANNOTATED = IssueKind(
 _SEVERAL = IssueKind(
     "export_several", "images that several people labeled; the last label is read", "warning"
 )
+_LOST = IssueKind(
+    "export_lost", "objects of a kind that is not read from an export, dropped", "warning"
+)
 _NO_IMAGE = IssueKind("export_no_image", "entries of an export without an image, left out", "error")
 
 
@@ -57,7 +61,7 @@ class Exports(ToolFormat):
     """An export of an annotation platform, a cloud or a program."""
 
     format: ClassVar[str] = "exports"
-    summary: ClassVar[str] = "an export of an annotation platform"
+    summary: ClassVar[str] = "an export of an annotation platform, or a public data set"
 
     def find(self, path: Path) -> Found | None:
         """Files with the words of one of the tools."""
@@ -67,9 +71,11 @@ class Exports(ToolFormat):
         objects = any(export.objects.search(head) for _, export, head in found)
         tags = any(export.tags and export.tags.search(head) for _, export, head in found)
         tools = dict.fromkeys(export.tool for _, export, _ in found)
-        doubts = (f"it has exports of {' and of '.join(tools)}",) if len(tools) > 1 else ()
+        doubts = [f"it has data of {' and of '.join(tools)}"] if len(tools) > 1 else []
+        if any(_are_in_folders(head) for _, export, head in found if export is NUMBER_LISTS):
+            doubts.append("its classes are numbers, and the folders of the images may name them")
         files = tuple(file for file, _, _ in found)
-        return Found(files, bool(objects) or not tags, bool(tags), doubts)
+        return Found(files, bool(objects) or not tags, bool(tags), tuple(doubts))
 
     def collect(self, path: Path) -> ToolTable:
         """Read all files; of the images only headers.
@@ -87,7 +93,8 @@ class Exports(ToolFormat):
             with skip_and_record():
                 for image in export.read(file):
                     _add_image(image, file, table, locator)
-        text = "read as an export of {tools}"
+        _name_tags(table, [file.parent for file, _, _ in found])
+        text = "read as data of {tools}"
         table.notes.append(remark("export_tool", text, tools=", ".join(tools)))
         table.notes += locator.notes()
         return table
@@ -124,11 +131,32 @@ def _candidates(path: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _match(file: Path, head: bytes) -> Export | None:
     extension = file.suffix.lower()
-    fitting = (each for each in _EXPORTS if extension in each.extensions and each.matches(head))
+    fitting = (
+        each
+        for each in _EXPORTS
+        if extension in each.extensions
+        and (each.names is None or each.names.fullmatch(file.name))
+        and each.matches(head)
+    )
     return next(fitting, None)
 
 
+def _are_in_folders(head: bytes) -> bool:
+    """Whether the images of a list lie in several folders that have no names of splits."""
+    folders = {line.rpartition(b"/")[0].rpartition(b"/")[2] for line in head.splitlines()}
+    names = {folder.decode("utf-8", "replace") for folder in folders if folder}
+    return sum(split_in_name(name) is None for name in names) > 1
+
+
 # --- images
+
+
+def _name_tags(table: ToolTable, folders: list[Path]) -> None:
+    """Name tags that are numbers by a file beside the export, where there is one."""
+    tags = {tag for image in table.images for tag in image.tags}
+    names = name_numbers(tags, [table.root, *dict.fromkeys(folders)], table.notes)
+    for image in table.images:
+        image.tags[:] = [renamed(tag, names) for tag in image.tags]
 
 
 def _add_image(
@@ -143,10 +171,11 @@ def _add_image(
     path = locator.find(exported.names, [file.parent, file.parent / "images"])
     inside = path.relative_to(table.root).parts[:-1] if path.is_relative_to(table.root) else ()
     split, size = exported.split or split_in_folders(inside), table.size_of(path, exported.size)
-    image, key = AnnotatedImage(path, split, size=size, tags=exported.tags), table.key(path)
+    image, key = AnnotatedImage(path, split, exported.group, size), table.key(path)
+    image.tags += exported.tags
     _add_objects(exported, image, table)
     for kind, count in Counter(exported.lost).items():
-        table.log.add(LOST, key, count, why=kind)
+        table.log.add(_LOST, key, count, why=kind)
     for issue, count in (
         (ROTATED, exported.rotated),
         (ATTRIBUTES, exported.attributes),

@@ -25,6 +25,7 @@ from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
+from foveate.data.records import has_labels, has_paths, is_table, one_hot_columns
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
 from foveate.data.survey import (
     MANY_LABELS,
@@ -206,10 +207,14 @@ def _is_described(root: Path, single: bool) -> bool:
     """
     return any(
         file.name.lower() in _DESCRIPTIONS
-        or (single and file.suffix.lower() in _DESCRIPTION_EXTENSIONS)
+        or (single and (file.suffix.lower() in _DESCRIPTION_EXTENSIONS or _lists_images(file)))
         for file in list_folder(root)
         if file.is_file()
     )
+
+
+def _lists_images(file: Path) -> bool:
+    return is_table(file) and has_paths(file) and bool(has_labels(file) or one_hot_columns(file))
 
 
 def _may_be_class(folder: Path, single: bool) -> bool:
