@@ -10,6 +10,7 @@ compares the two.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -76,7 +77,7 @@ class StoredImage(ABC):
         """Return what the decoder reads."""
 
     def decoded(self) -> tuple[np.ndarray, tuple[int, int]] | None:
-        """Return (h, w, 3) uint8 pixels and the (H, W) of the original, if already decoded."""
+        """Return the pixels and the (H, W) of the original, if already decoded."""
         return None
 
 
@@ -255,18 +256,30 @@ class InputSpec:
 
     Attributes:
         size: Side of the square, px.
-        mean: Mean of each RGB channel, of pixels in [0, 1].
-        std: Standard deviation of each RGB channel.
+        mean: Mean of each of C channels, mostly RGB, of pixels in [0, 1].
+        std: Standard deviation of each channel.
     """
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """Number C of channels."""
+        return len(self.mean)
+
+    def normalizing(self, mean: Sequence[float], std: Sequence[float]) -> InputSpec:
+        """Return the same input with another mean and deviation, each unless it is empty."""
+        return replace(self, mean=tuple(mean) or self.mean, std=tuple(std) or self.std)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn (..., 3, H, W) uint8 into normalized float32, in the same memory format."""
-        pixels = images.float()
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        """Turn (..., C, H, W) uint8, or float32 up to 255, into normalized float32.
+
+        The memory format stays.
+        """
+        pixels = images.clone() if images.is_floating_point() else images.float()
+        mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         # image by image on a CPU, where each stays in the caches; a GPU is faster with all at once
         for part in pixels if pixels.device.type == "cpu" and pixels.ndim > 3 else (pixels,):
             part.mul_(1 / 255).sub_(mean).div_(std)
@@ -278,8 +291,9 @@ class Batch:
     """The input of a network.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized; or uint8 with a `spec`, as a loader delivers them:
-            bytes are a quarter of the transfer to a GPU, and `to` normalizes them there.
+        images: (B, C, H, W) float32, normalized; or with a `spec` as a loader delivers them, uint8,
+            or float32 up to 255 where 16 bits are kept: bytes are a quarter of the transfer to a
+            GPU, and `to` normalizes them there.
         targets: B dictionaries of tensors, empty for images without a target.
         views: (B, 4) float32, the rectangle (x0, y0, x1, y1) of the upright original, px, that the
             network sees. Predictions in network coordinates are mapped back with it. It may reach

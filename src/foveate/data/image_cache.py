@@ -11,6 +11,7 @@ import tempfile
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -26,12 +27,13 @@ from foveate.utils.cache import cache_folder
 MEMORY_SHARE = 0.25  # of the memory that this process may use: the most that decoded pixels take
 _DISK_SHARE = 0.5  # of the free disk space when the first image is written: the most that is used
 
-Decoded = tuple[np.ndarray, tuple[int, int]]  # (h, w, 3) uint8, and (H, W) of the upright original
+Decoded = tuple[np.ndarray, tuple[int, int]]
+"""(h, w, C) uint8, or uint16 where 16 bits are kept; and (H, W) of the upright original."""
 
 
 def rendering_of(recipe: DataRecipe) -> Rendering:
-    """Return how images become RGB according to a recipe."""
-    return Rendering(tuple(recipe.bands), recipe.value_range)
+    """Return how images become the channels of a network according to a recipe."""
+    return Rendering(tuple(recipe.bands), recipe.value_range, recipe.bits)
 
 
 class ImageCache:
@@ -45,7 +47,7 @@ class ImageCache:
         size: Side of the network's input, px.
         framing: How an image is fitted to that square.
         keep: Whether to keep decoded images at all.
-        rendering: How bands and values beyond 8 bits become RGB.
+        rendering: How bands and values beyond 8 bits become channels.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class ImageCache:
         self._kept: dict[Path | StoredImage, Decoded] = {}
 
     def read(self, path: Path | StoredImage) -> Decoded:
-        """Return (h, w, 3) uint8 pixels, and the (H, W) of the upright original.
+        """Return the pixels, and the (H, W) of the upright original, as `Decoded`.
 
         Raises:
             BrokenImage: The image cannot be decoded.
@@ -90,8 +92,10 @@ class Overflow:
     """
 
     def __init__(self) -> None:
-        # offset in the file, shape of the pixels, (H, W) of the original
-        self._entries: dict[Path | StoredImage, tuple[int, tuple[int, ...], tuple[int, int]]] = {}
+        # offset in the file; shape and type of the pixels; (H, W) of the original
+        self._entries: dict[
+            Path | StoredImage, tuple[int, tuple[int, ...], np.dtype[Any], tuple[int, int]]
+        ] = {}
         self._lock = threading.Lock()  # a scan writes from several threads
         self._file: int | None = None  # its descriptor
         self._end = self._left = 0
@@ -111,7 +115,7 @@ class Overflow:
             except OSError:  # a full disk costs time, not the result
                 self._usable = False
                 return
-            self._entries[path] = self._end, pixels.shape, size
+            self._entries[path] = self._end, pixels.shape, pixels.dtype, size
             self._end, self._left = self._end + pixels.nbytes, self._left - pixels.nbytes
 
     def get(self, path: Path | StoredImage) -> Decoded | None:
@@ -119,9 +123,9 @@ class Overflow:
         entry = self._entries.get(path)
         if entry is None or self._file is None:
             return None
-        offset, shape, size = entry
-        content = os.pread(self._file, int(np.prod(shape)), offset)
-        return np.frombuffer(bytearray(content), np.uint8).reshape(shape), size
+        offset, shape, dtype, size = entry
+        content = os.pread(self._file, int(np.prod(shape)) * dtype.itemsize, offset)
+        return np.frombuffer(bytearray(content), dtype).reshape(shape), size
 
     def _open(self) -> int | None:
         """Return the descriptor of the file, created on first use; None if unusable."""

@@ -23,7 +23,7 @@ from foveate.recipe import AugmentRecipe
 from foveate.types import OBJECT_KEYS, InputSpec, TargetTensors
 
 Decoded = tuple[np.ndarray, tuple[int, int], TargetTensors]
-"""(pixels (h, w, 3) uint8, (H, W), target): what a Transform takes."""
+"""(pixels (h, w, C), (H, W), target): what a Transform takes."""
 
 _MIN_QUARTER = 0.25  # the narrowest quarter, relative to the square's side
 
@@ -51,7 +51,8 @@ class Mosaic:
         """Combine four images; objects that are mostly cut off are dropped."""
         margin = round(_MIN_QUARTER * self.side)
         y, x = torch.randint(margin, self.side - margin + 1, (2,)).tolist()
-        square = np.empty((self.side, self.side, 3), np.uint8)
+        pixels = images[0][0]
+        square = np.empty((self.side, self.side, pixels.shape[2]), pixels.dtype)
         rows, columns = ((0, y), (y, self.side)), ((0, x), (x, self.side))
         quarters = [(row, column) for row in rows for column in columns]
         targets = []

@@ -18,6 +18,7 @@ from foveate.data.tables import label_names
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import content_hash
 from foveate.images.jpeg import ends_early
+from foveate.images.pixels import as_rgb
 from foveate.images.preprocessing import Framing
 from foveate.messages import counted
 from foveate.recipe import DataRecipe
@@ -46,12 +47,13 @@ class Fingerprint:
 
     @classmethod
     def of(cls, source: Path | bytes, pixels: np.ndarray) -> Fingerprint:
-        """Return the fingerprint of a file, or its content, decoded to (h, w, 3) uint8.
+        """Return the fingerprint of a file, or its content, and its decoded pixels.
 
         Raises:
             BrokenImage: The file cannot be read.
         """
-        return cls(content_hash(source), gray_thumbnail(pixels), tint(pixels))
+        colors = as_rgb(pixels)
+        return cls(content_hash(source), gray_thumbnail(colors), tint(colors))
 
 
 def scan_images(

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from foveate.images.codec import with_long_side
+from foveate.images.pixels import as_network_input, as_rgb
 from foveate.images.preprocessing import (
     Framing,
     View,
@@ -35,12 +36,15 @@ from foveate.types import OBJECT_KEYS, Batch, InputSpec, TargetTensors
 Transform = Callable[
     [np.ndarray, tuple[int, int], TargetTensors], tuple[Tensor, View, TargetTensors]
 ]
-"""(pixels (h, w, 3) uint8, (H, W) of the original, target) -> (image (3, S, S), view, target)"""
+"""(decoded pixels (h, w, C), (H, W) of the original, target) -> (image (C, S, S), view, target)"""
+
+ImageStep = Callable[[Tensor], Tensor]
+"""tv_tensors.Image of any (C, h, w) -> the same type."""
 
 
 @dataclass(frozen=True)
 class DeferredNormalize:
-    """A Transform whose images, and views in the targets, are still bytes.
+    """A Transform whose images, and views in the targets, are not normalized yet.
 
     `Batch.to` normalizes them on the device: bytes are a quarter of the transfer.
 
@@ -66,6 +70,8 @@ class ObjectMasks(tv_tensors.Mask):  # type: ignore[misc]
 
 
 _FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE_INDEX, ObjectMasks: 0}
+_OF_COLORS = ("Brightness", "Color", "Contrast", "Sharpness", "AutoContrast", "Equalize")
+"""Steps of the policies that are defined for colors or gray only."""
 _MIN_VISIBLE = 1 / 3  # share of an object's area inside the image, below which it is dropped
 
 
@@ -103,16 +109,15 @@ def training_transform(spec: InputSpec, framing: Framing, recipe: AugmentRecipe)
         recipe: The augmentations.
     """
     spatial = v2.Compose(_spatial_steps(spec, framing, recipe))
-    policy = _policy(recipe)
-    jitter: Callable[[Tensor], Tensor] = (
-        v2.ColorJitter(*[recipe.color] * 3) if recipe.color else v2.Identity()
-    )
+    jitter, policy = _jitter(recipe, spec.channels), _policy(recipe, spec.channels)
     erase = v2.RandomErasing(recipe.erase) if recipe.erase else None
 
     def transform(
         pixels: np.ndarray, size: tuple[int, int], target: TargetTensors
     ) -> tuple[Tensor, View, TargetTensors]:
         image, target = spatial(as_image(pixels), _to_decoded(target, pixels.shape[:2], size))
+        if image.is_floating_point():  # bicubic interpolation exceeds black and white
+            image = tv_tensors.wrap(image.clamp(0, 255), like=image)
         image = jitter(image) if _is_spatial(target) else policy(jitter(image))
         image = image.as_subclass(Tensor)
         view = (0.0, 0.0, float(spec.size), float(spec.size))
@@ -226,15 +231,48 @@ def _drop_cropped(image: Tensor, target: TargetTensors) -> tuple[Tensor, TargetT
     return image, _keep_visible(target)
 
 
-def _policy(recipe: AugmentRecipe) -> Callable[[Tensor], Tensor]:
+def _policy(recipe: AugmentRecipe, channels: int) -> ImageStep:
     """The automatic policy; such policies cannot move boxes and masks along."""
-    bilinear = v2.InterpolationMode.BILINEAR
-    policy: Callable[[Tensor], Tensor] = v2.Identity()
-    if recipe.policy == "trivial":
-        policy = v2.TrivialAugmentWide(interpolation=bilinear)
-    elif recipe.policy == "rand":
-        policy = v2.RandAugment(interpolation=bilinear)
-    return policy
+    if recipe.policy not in ("trivial", "rand"):
+        return v2.Identity()  # type: ignore[no-any-return]
+    kind = v2.TrivialAugmentWide if recipe.policy == "trivial" else v2.RandAugment
+    policy = kind(interpolation=v2.InterpolationMode.BILINEAR)
+    if channels != 3:
+        steps = policy._AUGMENTATION_SPACE
+        policy._AUGMENTATION_SPACE = {
+            name: step for name, step in steps.items() if name not in _OF_COLORS
+        }
+    return _on_unit_scale(policy)
+
+
+def _jitter(recipe: AugmentRecipe, channels: int) -> ImageStep:
+    """Random brightness and contrast; of colors saturation, too."""
+    if not recipe.color:
+        return v2.Identity()  # type: ignore[no-any-return]
+    if channels == 3:
+        return _on_unit_scale(v2.ColorJitter(*[recipe.color] * 3))
+
+    def jitter(image: Tensor) -> Tensor:
+        brightness, contrast = (1 + recipe.color * (2 * torch.rand(2) - 1)).tolist()
+        pixels = image.float() * brightness
+        mean = pixels.mean((-2, -1), keepdim=True)
+        pixels = (mean + contrast * (pixels - mean)).clamp(0, 255)
+        pixels = pixels if image.is_floating_point() else pixels.round().to(image.dtype)
+        return tv_tensors.wrap(pixels, like=image)  # type: ignore[no-any-return]
+
+    return jitter
+
+
+def _on_unit_scale(step: ImageStep) -> ImageStep:
+    """A step of torchvision, whose float images reach to 1, for those that reach to 255."""
+
+    def on_unit_scale(image: Tensor) -> Tensor:
+        if not image.is_floating_point():
+            return step(image)
+        scaled = step(tv_tensors.wrap(image / 255, like=image))
+        return tv_tensors.wrap(scaled * 255, like=image)  # type: ignore[no-any-return]
+
+    return on_unit_scale
 
 
 # --- targets
@@ -347,13 +385,13 @@ def _fill_type(value: Any) -> Any:
 
 
 def as_image(pixels: np.ndarray) -> tv_tensors.Image:
-    """Turn (h, w, 3) pixels into a (3, h, w) image."""
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+    """Turn decoded (h, w, C) pixels into a (C, h, w) image, uint8 or float32 up to 255."""
+    return tv_tensors.Image(torch.from_numpy(as_network_input(pixels)).permute(2, 0, 1))
 
 
 def as_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> list[np.ndarray]:
-    """Undo the normalization: (B, 3, S, S) -> B arrays (S, S, 3) uint8."""
-    shape = (1, 3, 1, 1)
+    """Undo the normalization: (B, C, S, S) -> B arrays (S, S, 3) uint8, as `as_rgb`."""
+    shape = (1, -1, 1, 1)
     scaled = images.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
     pixels = (255 * scaled).round().clamp(0, 255).to(torch.uint8)
-    return list(pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    return [as_rgb(image) for image in pixels.permute(0, 2, 3, 1).contiguous().numpy()]

@@ -12,7 +12,8 @@ import numpy as np
 
 from foveate.data.image_cache import rendering_of
 from foveate.errors import BrokenImage
-from foveate.images.codec import read_header, read_stored_values
+from foveate.images.codec import read_stored_values
+from foveate.images.depth import has_deep_values
 from foveate.recipe import DataRecipe
 from foveate.types import Sample
 
@@ -36,10 +37,10 @@ def measure_value_range(
         of which fewer are used 0 to the highest value of these; None for other images, and where
         deep images of several kinds are mixed.
     """
-    if not any(_is_deep(sample) for sample in _spread(samples, _LOOKED_AT)):
+    if not holds_deep_images(samples):
         return None
     parts, kinds = list[np.ndarray](), set[str]()
-    for sample in _spread(samples, _MEASURED):
+    for sample in spread_samples(samples, _MEASURED):
         with suppress(BrokenImage):
             values = read_stored_values(sample.source, rendering_of(recipe))
             if values.dtype.itemsize > 1:
@@ -53,9 +54,15 @@ def measure_value_range(
     return _range_of_16_bits(pooled) if kinds == {"16 bits"} else _range_of_others(pooled)
 
 
-def _is_deep(sample: Sample) -> bool:
+def holds_deep_images(samples: Sequence[Sample]) -> bool:
+    """Whether some of the images, of which a few are looked at, have more than 8 bits."""
+    return any(is_deep(sample) for sample in spread_samples(samples, _LOOKED_AT))
+
+
+def is_deep(sample: Sample) -> bool:
+    """Whether an image has more than 8 bits, and keeps them when it is decoded."""
     with suppress(BrokenImage):
-        return read_header(sample.source).is_deep
+        return has_deep_values(sample.source)
     return False
 
 
@@ -75,5 +82,6 @@ def _range_of_others(values: np.ndarray) -> tuple[float, float] | None:
     return (low, high) if high > low else None
 
 
-def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+def spread_samples(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    """Return at most `count` of the samples, evenly spread."""
     return samples[:: max(1, len(samples) // count)][:count]

@@ -21,7 +21,7 @@ from foveate.deploy.postprocess import (
 from foveate.deploy.targets import LoadedProgram, RuntimeExporter, exporter_for
 from foveate.errors import UsageError, WeightsError
 from foveate.images.codec import read_image
-from foveate.images.pixels import AS_STORED, Rendering
+from foveate.images.pixels import AS_STORED, Rendering, as_network_input
 from foveate.images.preprocessing import (
     Framing,
     decoded_short_side,
@@ -41,7 +41,7 @@ class PreprocessedImage:
     """An image as the network sees it.
 
     Attributes:
-        squares: N arrays of (3, S, S) uint8: one, or a tile each.
+        squares: N arrays of (C, S, S) uint8, or float32 up to 255: one, or a tile each.
         frames: What each square shows of the image.
         corners: Upper left corner (x, y) of each square in the image; (0, 0) unless it is a tile.
         size: (H, W) of the upright original.
@@ -66,7 +66,7 @@ class ExportedModel(ImagePredictor[PreprocessedImage]):
         postprocessor: Turns its outputs into predictions.
         size: Side S of the squares that the network sees, px.
         framing: How an image becomes a square.
-        rendering: How bands and values beyond 8 bits become RGB.
+        rendering: How bands and values beyond 8 bits become channels.
     """
 
     def __init__(self, path: Path, program: LoadedProgram, postprocessor: PostProcessor) -> None:
@@ -87,7 +87,7 @@ class ExportedModel(ImagePredictor[PreprocessedImage]):
         return preprocess(source, self.size, self.framing, self.rendering)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the network on (B, 3, S, S) uint8; returns its outputs by name, B first."""
+        """Run the network on squares (B, C, S, S); returns its outputs by name, B first."""
         return self._run({"images": images})
 
     def predict_decoded(self, images: Sequence[PreprocessedImage]) -> list[Any]:
@@ -204,5 +204,6 @@ def _sibling(path: Path, name: str) -> Path:
 
 
 def _square(pixels: np.ndarray, side: int, framing: Framing) -> np.ndarray:
-    """(H, W, 3) -> (3, S, S), contiguous."""
-    return np.ascontiguousarray(to_square(pixels, side, framing).transpose(2, 0, 1))
+    """(H, W, C) -> (C, S, S), contiguous."""
+    square = as_network_input(to_square(pixels, side, framing))
+    return np.ascontiguousarray(square.transpose(2, 0, 1))

@@ -1,4 +1,4 @@
-"""Decoding: files and bytes -> upright (H, W, 3) uint8 RGB.
+"""Decoding: files and bytes -> upright (H, W, 3) uint8 RGB, or other bands, or 16 bits.
 
 The only decoder: every command reads images here, so that all see the same pixels. Lengths are
 pixels. An image that cannot be read is a BrokenImage; nothing of Pillow's own (errors, warnings)
@@ -21,7 +21,15 @@ from PIL import Image, UnidentifiedImageError
 
 from foveate.errors import BrokenImage
 from foveate.images import jpeg
-from foveate.images.pixels import AS_STORED, Rendering, from_values, select_bands, to_rgb
+from foveate.images.pixels import (
+    AS_STORED,
+    Rendering,
+    as_rgb,
+    from_values,
+    select_bands,
+    to_bands,
+    to_rgb,
+)
 from foveate.images.quiet import quiet_pillow
 from foveate.images.readers import is_deep_color, read_deep_png, read_values
 from foveate.utils.paths import printable
@@ -29,7 +37,7 @@ from foveate.utils.paths import printable
 MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
 
 # Named one by one, because some of Pillow's other readers (EPS) start programs. JPEG covers MPO.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}  # others: .png
 _ORIENTATION_TAG = 0x0112  # of EXIF
 _TRANSPOSES = {  # by orientation: what turns the image upright
@@ -54,10 +62,11 @@ def read_image(
     Args:
         source: File, or its content.
         short_side: Resize the image so that its short side has this length (bicubic, antialiased).
-        rendering: How bands and values beyond 8 bits become RGB.
+        rendering: How bands and values beyond 8 bits become channels.
 
     Returns:
-        The upright image, (H, W, 3) uint8 RGB, and the (height, width) of the upright original.
+        The upright image, (H, W, 3) uint8 RGB (another number of channels, or uint16, as the
+        rendering states), and the (height, width) of the upright original.
 
     Raises:
         BrokenImage: It cannot be read.
@@ -256,7 +265,8 @@ def content_hash(source: Path | bytes) -> str:
 
 
 def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Return (H, W, 3) uint8 with a long side of at most `side` pixels."""
+    """Return (H, W, 3) uint8 with a long side of at most `side` pixels, of any decoded image."""
+    pixels = as_rgb(pixels)
     image = Image.fromarray(pixels)
     if max(image.size) <= side:
         return pixels
@@ -264,8 +274,16 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) or (H, W) uint8 to (height, width), bicubic."""
-    return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+    """Resize (H, W, C) or (H, W), uint8 or uint16, to (height, width), bicubic."""
+    if pixels.dtype == np.uint8 and (pixels.ndim == 2 or pixels.shape[2] == 3):
+        return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+    if pixels.ndim == 3:
+        bands = np.moveaxis(pixels, -1, 0)
+        return np.stack([resize(np.ascontiguousarray(band), size) for band in bands], axis=-1)
+    # of 16-bit images, Pillow resizes only floats bicubically; these exceed black and white
+    image = Image.fromarray(pixels.astype(np.float32))
+    resized = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(np.rint(resized.clip(0, 65535)), dtype=np.uint16)
 
 
 def with_short_side(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -320,7 +338,7 @@ def _identified(
 ) -> Image.Image:
     """The image as Pillow opens it; or of another reader, already decoded."""
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         values = read_values(source, where)
         if values is None:
@@ -329,7 +347,8 @@ def _identified(
     is_tiff = image.format == "TIFF"
     if (rendering.bands and is_tiff) or is_deep_color(image):
         # Pillow may have left bands out, and takes the upper 8 bits of 16-bit colors
-        values = read_deep_png(source) if not is_tiff else read_values(source, where)
+        bands = max(rendering.channels, 3)
+        values = read_values(source, where) if is_tiff else read_deep_png(source, bands)
         if values is not None:
             image.close()
             return from_values(values, rendering)
@@ -411,6 +430,14 @@ def _decoded(
     image.load()
     # after load: Pillow turns a TIFF by itself, and a PNG may state its orientation at its end
     orientation = _orientation(image)
+    if not rendering.is_rgb:
+        size = full if drafted else image.size
+        size = size if orientation >= 5 else size[::-1]
+        bands = _upright_array(to_bands(image, rendering), orientation)
+        if short_side is not None:
+            bands = _resized_bands(bands, with_short_side(size, short_side), where)
+        is_gray = bands.shape[2] == 1
+        return np.ascontiguousarray(bands.repeat(3, axis=2) if is_gray else bands), size
     upright = to_rgb(image, rendering.value_range)
     if orientation in _TRANSPOSES:
         upright = upright.transpose(_TRANSPOSES[orientation])
@@ -432,9 +459,9 @@ def _orientation(
 
 
 def _upright_array(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W) upright; the same as Pillow's transpose with _TRANSPOSES[orientation]."""
+    """(H, W) or (H, W, C) upright; the same as Pillow's transpose with _TRANSPOSES[orientation]."""
     if orientation >= 5:
-        values = values.T
+        values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         values = values[::-1]
     return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
@@ -455,6 +482,11 @@ def _has_trailing_metadata(file: IO[bytes]) -> bool:
         file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)  # 4: the checksum
     file.seek(start)
     return len(head) == 8
+
+
+def _resized_bands(bands: np.ndarray, size: tuple[int, int], where: str | None) -> np.ndarray:
+    _refuse_bomb(*size, where)
+    return bands if bands.shape[:2] == size else resize(bands, size)
 
 
 def _resized(image: Image.Image, size: tuple[int, int], where: str | None) -> Image.Image:

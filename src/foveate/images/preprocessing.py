@@ -60,10 +60,10 @@ def center_crop_window(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def to_square(pixels: np.ndarray, square: int, framing: Framing) -> np.ndarray:
-    """Return the network's input, (square, square, 3) uint8, before normalization.
+    """Return the network's input, (square, square, C), before normalization.
 
     Args:
-        pixels: (h, w, 3) uint8, a decoded image or a tile.
+        pixels: (h, w, C) uint8 or uint16, a decoded image or a tile.
         square: Side of the network's input.
         framing: "crop" takes the center; the others put all of it in the upper left, on black.
     """

@@ -79,12 +79,28 @@ def is_deep_color(image: Image.Image) -> bool:
     return is_deep and find_spec(needed) is not None
 
 
-def read_deep_png(source: Path | bytes) -> Values | None:
-    """Return the values of a PNG of 16-bit colors; None if there is transparency in it."""
+def is_deep_tiff(source: Path | bytes) -> bool:
+    """Whether a file is a TIFF of more than 8 bits that Pillow does not read, by its header."""
+    if _head(source)[:4] not in _TIFF_MARKS or find_spec("tifffile") is None:
+        return False
+    from tifffile import TiffFile
+
+    try:
+        with TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            return np.dtype(file.pages.first.dtype).itemsize > 1
+    except Exception:  # a damaged file makes it raise nearly anything
+        return False
+
+
+def read_deep_png(source: Path | bytes, bands: int = 3) -> Values | None:
+    """Return the values of a PNG of 16-bit colors; None if it has others than these `bands`.
+
+    The fourth one is transparency, unless it is asked for as a band.
+    """
     from imagecodecs import png_decode
 
     array = png_decode(source if isinstance(source, bytes) else source.read_bytes())
-    return Values(array, "PNG") if array.ndim == 3 and array.shape[2] == 3 else None
+    return Values(array, "PNG") if array.ndim == 3 and array.shape[2] == bands else None
 
 
 def _read_heic(source: Path | bytes) -> np.ndarray:

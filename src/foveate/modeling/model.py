@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.data.image_cache import rendering_of
 from foveate.errors import UsageError, WeightsError
 from foveate.messages import counted
 from foveate.modeling.backbones import Backbone, family_of
 from foveate.modeling.tasks import TASKS, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
-from foveate.recipe import Recipe
+from foveate.recipe import DataRecipe, Recipe
 from foveate.types import Batch
 from foveate.utils.memory import keep_freed_memory
 
@@ -174,9 +175,30 @@ def assemble_model(recipe: Recipe, task: Task, weights: str | None = None) -> Mo
                 where="backbone.name",
                 hint="foveate models lists what each backbone provides",
             )
+        set_channels(backbone, recipe.data)
         if recipe.training.gradient_checkpointing:
             backbone.enable_checkpointing()
         return Model(backbone, task, tuning, recipe.training.batch_norm == "keep").eval()
+
+
+def set_channels(backbone: Backbone, recipe: DataRecipe) -> None:
+    """Prepare a backbone for the bands of a recipe, and normalize them as it states.
+
+    Raises:
+        UsageError: The backbone takes three bands only, or the recipe states mean or deviation of
+            another number of channels.
+    """
+    channels = rendering_of(recipe).channels
+    if channels != backbone.input.channels:
+        backbone.widen_input(channels)
+    for name, stated in (("mean", recipe.mean), ("std", recipe.std)):
+        if len(stated) not in (0, channels):
+            raise UsageError(
+                f"there are {len(stated)} values for {counted(channels, 'channel', 'channels')}",
+                where=f"data.{name}",
+                hint="give one for each, or leave it out",
+            )
+    backbone.input = backbone.input.normalizing(recipe.mean, recipe.std)
 
 
 def _set_frozen_to_eval(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ resolved, and `foveate fit --recipe FILE` repeats the run.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,8 @@ from foveate.utils.safe_yaml import to_yaml
 
 MAX_SIZE = 8192
 """Greatest side of an input, px: more is a slip, and fills the memory with one image."""
+MAX_BANDS = 256
+"""Most channels of an image: more than sensors have."""
 
 
 class RecipeSection(BaseModel):
@@ -74,11 +76,12 @@ class DataRecipe(RecipeSection):
         ge=1,
         description="training images per class, drawn with the seed; default: all",
     )
-    bands: list[int] = Field(
+    bands: list[Annotated[int, Field(ge=1)]] = Field(
         [],
-        max_length=3,
+        max_length=MAX_BANDS,
         description="bands of a TIFF, from 1, that are red, green and blue, or the one that is "
-        "gray; default: the first three",
+        "gray; two, or more than three, are channels of their own, for which the first layer of "
+        "the backbone is widened; default: the first three",
     )
     value_range: tuple[float, float] | None = Field(
         None,
@@ -87,6 +90,20 @@ class DataRecipe(RecipeSection):
     )
     allow_outside: bool = Field(
         False, description="read images that the data name outside of their folder"
+    )
+    bits: Literal[8, 16] = Field(
+        8,
+        description="bits of each channel that the network sees: 8, or 16 for more than 256 levels "
+        "of images that have them; default: 16 where they have",
+    )
+    mean: list[float] = Field(
+        [],
+        description="mean of each channel, with black at 0 and white at 1, that is subtracted; "
+        "default: that of the backbone; of other channels than three that of the training images",
+    )
+    std: list[Annotated[float, Field(gt=0)]] = Field(
+        [],
+        description="standard deviation of each channel, by which is divided; default: as for mean",
     )
     strict: bool = Field(
         False,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from foveate.data.dataset import ImageDataset
-from foveate.data.image_cache import MEMORY_SHARE, ImageCache
+from foveate.data.image_cache import MEMORY_SHARE, ImageCache, rendering_of
 from foveate.data.issues import IssueLog
 from foveate.errors import DataError, UsageError
 from foveate.inference.features import pooled_features
@@ -151,7 +151,7 @@ def estimate_fit(
     recipe, _ = resolve_recipe(recipe, table)
     model = build_model(recipe, table.classes, weights="none")
     size, steps, count = model.backbone.input.size, model.tuning.needs_steps, len(table.samples)
-    no_cache = ImageCache(size, model.task.framing, keep=False)
+    no_cache = ImageCache(size, model.task.framing, False, rendering_of(recipe.data))
     dataset = eval_dataset(model, _training_samples(table, readable), no_cache, recipe.seed)
     recipe = _with_mode(recipe, model, dataset, device)
     throughput = measure_throughput(model, dataset, recipe, device, gradients=steps)
@@ -159,7 +159,8 @@ def estimate_fit(
     seconds = _seconds(splits, throughput, recipe.training.epochs, steps)
     memory = float(throughput.peak_memory)
     if recipe.data.cache_images:
-        memory += min(count * size**2 * 3 * _ASPECT_RATIO, MEMORY_SHARE * total_memory())
+        pixel = model.backbone.input.channels * recipe.data.bits // 8  # bytes
+        memory += min(count * size**2 * pixel * _ASPECT_RATIO, MEMORY_SHARE * total_memory())
     return FitEstimate(
         recipe,
         str(device),

@@ -10,7 +10,7 @@ from typing import Any
 from foveate.data.formats import FORMATS
 from foveate.data.mosaic import require_spatial_targets
 from foveate.data.tables import other_targets
-from foveate.data.value_range import measure_value_range
+from foveate.data.value_range import holds_deep_images, measure_value_range
 from foveate.errors import UsageError
 from foveate.messages import Message
 from foveate.modeling.backbones import family_of
@@ -119,7 +119,16 @@ def resolve_pretraining(recipe: Recipe) -> tuple[Recipe, list[Decision]]:
 
     Returns:
         The recipe, and what was decided for the user.
+
+    Raises:
+        UsageError: It asks for other bands, or more bits, than pretraining reads.
     """
+    if recipe.data.bands or recipe.data.bits != 8:
+        raise UsageError(
+            "pretraining reads images as RGB of 8 bits",
+            where="data.bands" if recipe.data.bands else "data.bits",
+            hint="leave it out; foveate fit reads other bands and 16 bits",
+        )
     resolution = Resolution(recipe)
     if recipe.task.name == "auto":
         resolution.decide_plugin(
@@ -185,15 +194,18 @@ def _resolve_data(resolution: Resolution, table: Table) -> None:
 
 
 def _resolve_value_range(resolution: Resolution, table: Table) -> None:
-    """Bring images of more than 8 bits to one scale, measured over all of them."""
-    if resolution.recipe.is_set("data.value_range"):
-        return
-    measured = measure_value_range(table.samples, resolution.recipe.data)
-    if measured is not None:
-        why = Message(
-            "choice.value_range", "the values that images of more than 8 bits reach in these data"
-        )
-        resolution.decide("data.value_range", measured, why)
+    """Bring images of more than 8 bits to one scale, measured over all of them; and keep them."""
+    if not resolution.recipe.is_set("data.value_range"):
+        measured = measure_value_range(table.samples, resolution.recipe.data)
+        if measured is not None:
+            why = Message(
+                "choice.value_range",
+                "the values that images of more than 8 bits reach in these data",
+            )
+            resolution.decide("data.value_range", measured, why)
+    if not resolution.recipe.is_set("data.bits") and holds_deep_images(table.samples):
+        why = Message("choice.deep_images", "some of these images have more than 8 bits")
+        resolution.decide("data.bits", 16, why)
 
 
 def _resolve_backbone(resolution: Resolution) -> None:

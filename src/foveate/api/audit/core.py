@@ -30,6 +30,7 @@ from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UnknownName, UsageError
 from foveate.images.codec import resize
 from foveate.images.encoding import write_image
+from foveate.images.pixels import as_rgb
 from foveate.images.sheets import image_grid
 from foveate.inference.engine import collect_features, scan_with_progress
 from foveate.inference.predictor import Predictor, load_predictor
@@ -350,4 +351,4 @@ def write_tables(
 def _sheet(scanned: ScannedTable, indices: list[int], titles: list[str]) -> np.ndarray:
     size = (_SHEET_SIZE, _SHEET_SIZE)
     images = [scanned.cache.read(scanned.table.samples[index].path)[0] for index in indices]
-    return image_grid([resize(np.ascontiguousarray(each), size) for each in images], titles)
+    return image_grid([resize(as_rgb(each), size) for each in images], titles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,12 @@ from foveate.api.check.rules import (
 from foveate.data.class_merging import read_recipe_table
 from foveate.data.discovery import find_images
 from foveate.data.formats import FORMATS
+from foveate.data.image_cache import rendering_of
 from foveate.data.inventory import Inventory, take_inventory
 from foveate.data.issues import IssueLog, collecting
 from foveate.data.tables import other_targets
 from foveate.data.value_range import measure_value_range
 from foveate.errors import DataError, FoveateError
-from foveate.images.pixels import Rendering
 from foveate.messages import Message, counted
 from foveate.recipe import Recipe, option_texts
 from foveate.types import Issue, Location, Sample, Table
@@ -205,7 +205,7 @@ def _open_images(table: Table, indices: list[int], issues: IssueLog, recipe: Rec
     samples = [table.samples[index] for index in indices]
     data = recipe.data
     measured = data.value_range or measure_value_range(table.samples, data)
-    rendering = Rendering(tuple(data.bands), measured)
+    rendering = replace(rendering_of(data), value_range=measured)
     with console.progress(len(indices), "images") as bar:
         images = inspect_images(
             samples, len(table.classes), issues, rendering, lambda: bar.advance(1)

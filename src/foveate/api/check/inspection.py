@@ -16,7 +16,7 @@ from foveate.data.scan import Fingerprint, scan_images
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import ImageHeader, read_header, read_image
 from foveate.images.jpeg import ends_early
-from foveate.images.pixels import Rendering
+from foveate.images.pixels import Rendering, as_rgb
 from foveate.messages import Message, counted
 from foveate.predictions import Boxes, Regions
 from foveate.types import IssueKind, Sample
@@ -171,7 +171,7 @@ def _inspect(
     pixels, _ = read_image(source, _SHORT_SIDE, rendering)
     fingerprint = Fingerprint.of(source, pixels)
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    channels = pixels.astype(np.int16)
+    channels = as_rgb(pixels).astype(np.int16)
     is_gray = bool((channels.max(axis=2) - channels.min(axis=2)).max() <= _GRAY)
     counts, error = None, None
     if isinstance(sample.target, Regions):

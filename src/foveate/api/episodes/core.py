@@ -25,6 +25,7 @@ from foveate.types import Score, Table
 from foveate.utils import console
 from foveate.utils.device import resolve_device
 
+_CHANNELS = ("bands", "value_range", "bits", "mean", "std")  # how a backbone reads images
 _FAST_SETTINGS = {"training.channels_last": True}  # as in models --compare
 
 
@@ -139,7 +140,9 @@ def _with_run_backbone(recipe: Recipe, run: Path, options: dict[str, Any]) -> Re
     conflicts = sorted({"backbone", "weights", "size"} & options.keys())
     if conflicts:
         raise UsageError(f"--run and --{conflicts[0]} are mutually exclusive", where=run)
-    return with_settings(recipe, {"backbone": Run.open(run).recipe().backbone.model_dump()})
+    of_run = Run.open(run).recipe()
+    channels = {f"data.{name}": getattr(of_run.data, name) for name in _CHANNELS}
+    return with_settings(recipe, {"backbone": of_run.backbone.model_dump(), **channels})
 
 
 def _build_model(recipe: Recipe, run: Path | None, ways: int) -> Model:

@@ -14,7 +14,7 @@ from foveate.api.evaluate.held_out import drop_changed
 from foveate.api.evaluate.ood import detect_ood
 from foveate.api.evaluate.page import build_page
 from foveate.api.evaluate.result import EvaluateResult
-from foveate.api.evaluate.robustness import score_corrupted
+from foveate.api.evaluate.robustness import require_colors, score_corrupted
 from foveate.api.evaluate.shift import class_cautions, compare_domains
 from foveate.api.evaluate.slices import score_slices
 from foveate.data.formats import read_table
@@ -78,6 +78,8 @@ def evaluate_run(
     run: Path, source: Source, device: str, extras: Extras, shift: Path | None
 ) -> EvaluateResult:
     """Evaluate a run, and compare it with another domain where `shift` names its data."""
+    if extras.corrupt:
+        require_colors(Run.open(run).recipe().data)
     if shift is not None:
         allowed = source.allow_outside
         read_table(

@@ -27,14 +27,16 @@ def corrupt(pixels: Array, name: str, severity: int, seed: int) -> Array:
     """Corrupt an image; the same seed gives the same result.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8, or float32 up to 255.
         name: One of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: Of the randomness.
     """
     rng = np.random.default_rng(seed)
     corrupted = CORRUPTIONS[name](pixels.astype(np.float32) / 255, severity, rng)
-    return np.asarray((255 * corrupted.clip(0, 1)).round().astype(np.uint8))
+    scaled = 255 * corrupted.clip(0, 1)
+    is_deep = pixels.dtype != np.uint8
+    return np.asarray(scaled.astype(np.float32) if is_deep else scaled.round().astype(np.uint8))
 
 
 def _gaussian_noise(image: Array, severity: int, rng: np.random.Generator) -> Array:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from foveate.api.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from foveate.data.dataset import ImageDataset
-from foveate.data.image_cache import ImageCache
+from foveate.data.image_cache import ImageCache, rendering_of
 from foveate.data.transforms import DeferredNormalize, as_image, evaluation_transform
+from foveate.errors import UsageError
 from foveate.images.preprocessing import View
 from foveate.inference.engine import compute_scores, predict_dataset
 from foveate.inference.predictor import Predictor
+from foveate.recipe import DataRecipe
 from foveate.types import Sample, Score, TargetTensors
 from foveate.utils import console
 
@@ -58,6 +60,21 @@ class CorruptionResult:
                 for name in by_score
             ),
         ]
+
+
+def require_colors(recipe: DataRecipe) -> None:
+    """Refuse other channels than red, green and blue, for which corruptions are not defined.
+
+    Raises:
+        UsageError: The run has other channels.
+    """
+    if rendering_of(recipe).channels != 3:
+        raise UsageError(
+            "corruptions are defined for three bands",
+            where="--corrupt",
+            why=f"this run sees the bands {', '.join(map(str, recipe.bands))}",
+            hint="leave out --corrupt",
+        )
 
 
 def score_corrupted(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from foveate.data.image_cache import rendering_of
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names
 from foveate.errors import UsageError
@@ -15,6 +16,7 @@ from foveate.explainability.methods import DEFAULT_EXPLAINER, EXPLAINERS
 from foveate.images.codec import read_image, thumbnail
 from foveate.images.drawing import draw_prediction
 from foveate.images.heatmaps import attention_sheet
+from foveate.images.pixels import as_rgb
 from foveate.images.sheets import side_by_side
 from foveate.inference.engine import metric_of
 from foveate.inference.predictor import Predictor, confidence
@@ -105,7 +107,7 @@ def _example(sample: Sample, prediction: Any, predictor: Predictor) -> Example:
             predicted, true = _with_confidence(prediction), ", ".join(label_names(sample))
         details = [(_PREDICTED, predicted), (_TRUE, true or _NONE)]
         return Example(sample.key, _with_heat_map(sample, predictor), details)
-    pixels, _ = read_image(sample.source)
+    pixels = as_rgb(read_image(sample.source, None, rendering_of(predictor.recipe.data))[0])
     if isinstance(prediction, Text):
         return _caption_example(sample, prediction, pixels)
     left = draw_prediction(pixels, sample.target, predictor.classes)

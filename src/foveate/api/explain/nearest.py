@@ -19,7 +19,7 @@ from foveate.images.sheets import image_grid
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import Predictor
 from foveate.run.lineage import read_run_table
-from foveate.types import Provides, Sample
+from foveate.types import Provides, Sample, content_of
 from foveate.utils import console
 from foveate.utils.paths import printable
 
@@ -110,6 +110,6 @@ class TrainingIndex:
     def sheet(nearest: Sequence[NearestImage]) -> np.ndarray:
         """Draw the images side by side, with their labels and similarities."""
         size = (_TILE_SIZE, _TILE_SIZE)
-        tiles = [resize(read_image(each.path, _TILE_SIZE)[0], size) for each in nearest]
+        tiles = [resize(read_image(content_of(each.path), _TILE_SIZE)[0], size) for each in nearest]
         titles = [f"{each.label} {each.similarity:.2f}".strip() for each in nearest]
         return image_grid(tiles, titles, len(nearest))

@@ -38,23 +38,38 @@ ExportOutputs = Callable[[Backbone, nn.Module, Tensor], dict[str, Tensor]]
 
 
 class Graph(nn.Module):
-    """(B, 3, S, S) uint8 -> the exported outputs of a task, in a fixed order."""
+    """(B, C, S, S) -> the exported outputs of a task, in a fixed order.
+
+    Args:
+        backbone: The backbone.
+        head: The head of the task.
+        outputs: Computes the outputs.
+        bits: Of each channel: images are uint8, or with 16 bits float32 up to 255.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, head: nn.Module, outputs: ExportOutputs) -> None:
+    def __init__(
+        self, backbone: Backbone, head: nn.Module, outputs: ExportOutputs, bits: int = 8
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.outputs = backbone, head, outputs
+        self.backbone, self.head, self.outputs, self.bits = backbone, head, outputs, bits
         for name, values in (("mean", backbone.input.mean), ("std", backbone.input.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
 
     @classmethod
     def of(cls, predictor: Predictor) -> Graph:
         """Return the graph of a run, in evaluation mode."""
         model = predictor.model
         model.to(memory_format=torch.contiguous_format)
-        return cls(model.backbone, model.head, model.task.export_outputs).eval()
+        bits = predictor.recipe.data.bits
+        return cls(model.backbone, model.head, model.task.export_outputs, bits).eval()
+
+    def empty_images(self, count: int) -> Tensor:
+        """Return black images of the shape and type that it takes."""
+        spec, kind = self.backbone.input, torch.uint8 if self.bits == 8 else torch.float32
+        return torch.zeros(count, spec.channels, spec.size, spec.size, dtype=kind)
 
     def named(self, images: Tensor) -> dict[str, Tensor]:
         """Return the outputs by name."""
@@ -102,7 +117,7 @@ class ExportBundle:
         return framing
 
     def examples(self) -> list[np.ndarray]:
-        """Return two inputs, (3, S, S) uint8."""
+        """Return two inputs, (C, S, S)."""
         ends = self.sources[0], self.sources[-1]
         return [self.preprocess(source).squares[0] for source in ends]
 
@@ -138,7 +153,7 @@ def _task_bundle(predictor: Predictor) -> ExportBundle:
         )
     graph = Graph.of(predictor)
     with torch.inference_mode():  # what cannot be exported fails before images are read
-        graph(torch.zeros(1, 3, *[model.backbone.input.size] * 2, dtype=torch.uint8))
+        graph(graph.empty_images(1))
     scanned = scan_with_progress(table.with_samples(chosen), model, predictor.recipe.data)
     samples = scanned.table.samples
 
@@ -241,6 +256,13 @@ _PREPROCESSING = {
 }
 
 
+def _other_channels(rendering: Rendering) -> str:
+    """In which of them images are no RGB of bytes."""
+    bands = ", ".join(map(str, rendering.bands))
+    text = f"; instead of RGB the bands {bands}" if rendering.channels != 3 else ""
+    return text + ("; instead of uint8 float32 up to 255" if rendering.bits == 16 else "")
+
+
 def _run_metadata(run: Run, task: str) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
@@ -256,15 +278,15 @@ def _run_metadata(run: Run, task: str) -> dict[str, Any]:
 
 def _task_metadata(predictor: Predictor) -> dict[str, Any]:
     model, calibration = predictor.model, predictor.calibration
-    framing = model.task.framing
+    framing, rendering = model.task.framing, rendering_of(predictor.recipe.data)
     return {
         **_run_metadata(predictor.run, predictor.recipe.task.name),
         "classes": list(predictor.classes),
         "multilabel": predictor.multilabel,
         "size": model.backbone.input.size,
         "framing": framing,
-        "rendering": rendering_of(predictor.recipe.data).row(),
-        "preprocessing": _PREPROCESSING[framing],
+        "rendering": rendering.row(),
+        "preprocessing": _PREPROCESSING[framing] + _other_channels(rendering),
         "threshold": predictor.threshold,
         "calibration": _calibration_row(calibration),
         **model.task.export_metadata(),

@@ -166,7 +166,7 @@ def _write_programs(
     steps = bundle.steps(outputs)
     parts = {name: f"{path.stem}-{name}{path.suffix}" for name in steps}
     metadata = {**bundle.metadata, "parts": parts}
-    example = {"images": torch.zeros(2, 3, bundle.side, bundle.side, dtype=torch.uint8)}
+    example = {"images": bundle.graph.empty_images(2)}
     program = ExportProgram(bundle.graph, example, {"images": (0,)}, list(outputs))
     exporter.write(program, metadata, path)
     _write_parts(exporter, steps, parts, path)

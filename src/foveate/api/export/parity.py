@@ -121,7 +121,7 @@ class ParityCheck:
         )
 
     def calibration_batches(self) -> Iterator[np.ndarray]:
-        """Yield training images (1, 3, S, S) uint8; unreadable ones are left out."""
+        """Yield training images (1, C, S, S); unreadable ones are left out."""
         for source in self.bundle.calibration:
             try:
                 yield self.bundle.preprocess(source).squares[0][None]

@@ -29,7 +29,7 @@ from foveate.modeling.backbones import family_of
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import Boxes, DenoisingResult
-from foveate.recipe import Recipe
+from foveate.recipe import Recipe, with_settings
 from foveate.run.appearance import write_appearance
 from foveate.run.folder import (
     CLASSES_FILE,
@@ -47,6 +47,7 @@ from foveate.training.head_init import (
     needs_features,
 )
 from foveate.training.job import Job, PreparedData
+from foveate.training.normalization import measure_normalization
 from foveate.training.planning import limit_epochs, plan_training
 from foveate.training.resolve import resolve_recipe
 from foveate.training.state import TrainingResult
@@ -111,6 +112,7 @@ def prepare_job(
     recipe, decisions = resolve_recipe(recipe, table)
     model = _build(recipe, table)
     log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
+    _log_channels(model)
     data = data or _prepare_data(recipe, table, model)
     earlier = open_earlier_run(recipe)
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
@@ -124,8 +126,11 @@ def prepare_job(
     counts = Counter(sample.split for sample in job.table.samples)
     sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
     decisions.append(Decision("splits", ", ".join(sizes) or "none", data.split_reason))
+    train = job.dataset("train")
+    measured = measure_normalization(model, train.samples, train.cache, recipe.data)
+    job.recipe = with_settings(recipe, {each.field: each.value for each in measured})
     job.recipe, planned = plan_training(job)
-    run.write_recipe(job.recipe, [*decisions, *planned])
+    run.write_recipe(job.recipe, [*decisions, *measured, *planned])
     return job
 
 
@@ -137,6 +142,17 @@ def _build(recipe: Recipe, table: Table) -> Model:
     model = build_model(recipe, table.classes, weights=None if run.outcome()["frozen"] else "none")
     initialize_from_run(model, recipe, run)
     return model
+
+
+def _log_channels(model: Model) -> None:
+    """Say what becomes of other channels than red, green and blue."""
+    if (channels := model.backbone.input.channels) != 3:
+        text = (
+            "the first layer of the backbone, trained on three channels, is widened to {channels}: "
+            "its weights are repeated and scaled; augmentation leaves out what is defined for "
+            "colors only (saturation, sharpness, equalization)"
+        )
+        log.info(Message("training.channels", text, channels=channels))
 
 
 def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:

@@ -37,6 +37,7 @@ from foveate.modeling.model import Model, build_model
 from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.recipe import Recipe, with_settings
 from foveate.training.data import read_data
+from foveate.training.normalization import measure_normalization
 from foveate.types import Score, Table
 from foveate.utils import console, log
 from foveate.utils.device import resolve_device
@@ -272,6 +273,7 @@ def _evaluate_candidates(
             table = scanned.table
         if folds is None:
             folds = assign_folds(table, find_groups(scanned, recipe.data).names, recipe.seed)
+        measure_normalization(model, table.samples, scanned.cache, recipe.data)
         start = time.perf_counter()
         with console.progress(len(table.samples), candidate.info.name) as bar:
             features = backbone_features(model, scanned, recipe, device, bar.advance)

@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.api.names import check_names
 from foveate.data.discovery import find_images
 from foveate.data.formats import read_table
-from foveate.data.image_cache import ImageCache
+from foveate.data.image_cache import ImageCache, rendering_of
 from foveate.data.loading import even_slices
 from foveate.data.scan import drop_unreadable
 from foveate.errors import DataError, UsageError
@@ -24,12 +24,14 @@ from foveate.evaluation.retrieval import (
     recall_at_cutoffs,
     relevance_matrix,
 )
+from foveate.images.pixels import AS_STORED
 from foveate.inference.features import pooled_features
 from foveate.inference.predictor import load_predictor
 from foveate.messages import counted
 from foveate.modeling.backbones import TextBackbone, family_of
 from foveate.predictions import ImagePrediction, Text
 from foveate.recipe import Recipe, recipe_from
+from foveate.run.folder import Run
 from foveate.types import Sample, Score
 from foveate.utils import console
 from foveate.utils.device import resolve_device
@@ -141,9 +143,11 @@ def embed(recipe: Recipe, run: Path | None, captions: bool) -> Index:
         DataError: There are no readable images, or they have no captions.
     """
     check_names(recipe)
+    rendering = rendering_of(Run.open(run).recipe().data) if run else AS_STORED
     samples = _read_samples(Path(recipe.data.path), recipe, captions)
     backbone = _open_backbone(recipe, run).eval().to(resolve_device(recipe.device))
-    readable, images = _embed_images(backbone, samples, recipe)
+    cache = ImageCache(backbone.input.size, "crop", True, rendering)
+    readable, images = _embed_images(backbone, samples, cache, recipe)
     name = str(run) if run else f"{recipe.backbone.name} ({backbone.origin})"
     return Index(readable, images, backbone, name)
 
@@ -217,10 +221,9 @@ def _open_backbone(recipe: Recipe, run: Path | None) -> TextBackbone:
 
 
 def _embed_images(
-    backbone: TextBackbone, samples: Sequence[Sample], recipe: Recipe
+    backbone: TextBackbone, samples: Sequence[Sample], cache: ImageCache, recipe: Recipe
 ) -> tuple[list[Sample], Tensor]:
     """Return the readable samples and their embeddings (I, D)."""
-    cache = ImageCache(backbone.input.size, "crop", keep=True)
     readable = drop_unreadable(samples, cache, recipe.data.strict)
     if not readable:
         raise DataError("none of these images can be read", where=samples[0].key)

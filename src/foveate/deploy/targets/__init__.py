@@ -1,6 +1,7 @@
 """Exporters: a network as a file for another runtime.
 
-The main file of a run takes `images`, (B, 3, S, S) uint8: preprocessed images before normalization.
+The main file of a run takes `images`, (B, 3, S, S) uint8, preprocessed but not normalized:
+other channels where the run has other bands, and float32 up to 255 where it keeps 16 bits.
 Some tasks need a second file. Each file carries a JSON text: the task, class names, preprocessing,
 calibration, the license of the weights.
 
@@ -122,7 +123,7 @@ class QuantizableExporter(RuntimeExporter):
 
         Args:
             path: The file, which takes `images`.
-            batches: (B, 3, S, S) uint8 images, from which the ranges of activations are taken.
+            batches: Images as the file takes them, from which the ranges of activations are taken.
             metadata: The JSON text of the new file.
             output: The new file.
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from foveate.errors import UnknownName, UsageError
+from foveate.modeling.first_layer import widen_first_layers
 from foveate.modeling.text_decoder import GeneratedTokens
 from foveate.modeling.tokenizer import Tokenizer
 from foveate.predictions import Prediction
@@ -53,9 +54,32 @@ class Backbone(nn.Module, ABC):
         """Compute features in one pass.
 
         Args:
-            images: (B, 3, H, W) float32, normalized.
+            images: (B, 3, H, W) float32, normalized; other channels after `widen_input`.
             requested: The features to compute. What is not a feature of an image (TEXT) is ignored.
         """
+
+    def widen_input(self, channels: int) -> None:
+        """Widen the first layer, so that the network takes other channels than red, green and blue.
+
+        The weights are repeated over the channels and scaled, so that their sum is about what it
+        was. The normalization becomes the mean of that of the three channels.
+
+        Args:
+            channels: Number of channels.
+
+        Raises:
+            UsageError: The network does not allow it.
+        """
+        widened, spec = widen_first_layers(self, channels), self.input
+        mean, std = (sum(values) / len(values) for values in (spec.mean, spec.std))
+        self.input = replace(spec, mean=(mean,) * channels, std=(std,) * channels)
+        try:
+            with torch.inference_mode():
+                self.eval()(torch.zeros(1, channels, spec.size, spec.size), self.provides)
+        except (RuntimeError, ValueError, AssertionError):
+            widened = False
+        if not widened:
+            raise no_bands_error()
 
     def probe(self, images: Tensor) -> None:
         """Call every layer that may be used once, for callers that record which these are."""
@@ -95,6 +119,16 @@ class Backbone(nn.Module, ABC):
             UsageError: The network does not work on patches.
         """
         raise no_patches_error()
+
+
+def no_bands_error() -> UsageError:
+    """Return the error of backbones that take nothing but red, green and blue."""
+    return UsageError(
+        "this backbone takes three bands only",
+        where="backbone.name",
+        hint="a network of timm, such as tf_efficientnet_lite0, resnet50 or vit_small_patch16_224; "
+        "or three bands: --set data.bands=[1,2,3]",
+    )
 
 
 def no_patches_error() -> UsageError:
@@ -193,6 +227,9 @@ class DiffusionBackbone(Backbone):
             where="backbone.name",
             hint="--task generate",
         )
+
+    def widen_input(self, channels: int) -> None:
+        raise no_bands_error()
 
     def probe(self, images: Tensor) -> None:
         count, device = len(images), images.device

@@ -67,9 +67,9 @@ def active_layers(
         called_modules.add(module)
 
     hooks = [module.register_forward_hook(record) for module in names]
-    side, was_training = backbone.input.size, backbone.training
+    spec, was_training = backbone.input, backbone.training
     with torch.inference_mode():
-        backbone.eval().probe(torch.zeros(1, 3, side, side))
+        backbone.eval().probe(torch.zeros(1, spec.channels, spec.size, spec.size))
     backbone.train(was_training)
     for hook in hooks:
         hook.remove()

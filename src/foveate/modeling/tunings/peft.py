@@ -77,9 +77,9 @@ class Peft(PeftTuning):
         """Apply it, with one forward pass: some methods reject a layer only then."""
         try:
             super().apply(model)
-            side = model.backbone.input.size
+            spec = model.backbone.input
             with torch.inference_mode():
-                model.backbone.eval().probe(torch.zeros(1, 3, side, side))
+                model.backbone.eval().probe(torch.zeros(1, spec.channels, spec.size, spec.size))
         except (
             ValueError,
             TypeError,
