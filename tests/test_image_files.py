@@ -430,7 +430,7 @@ def test_colors_of_16_bits_keep_all_of_them(tmp_path):
         assert np.abs(pixels - (values - 200.0) / 700 * 255).max() <= 0.51, name
         assert read_header(tmp_path / name).is_deep
         table = (Sample(tmp_path / name, name),)
-        assert measure_value_range(table, Recipe().data) == (0, 1023)
+        assert measure_value_range(table, Rendering()) == (0, 1023)
         plain = read_image(tmp_path / name)[0]
         assert (plain == (values.astype(np.uint32) + 128) // 257).all(), name
 

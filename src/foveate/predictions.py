@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -324,6 +325,8 @@ class ImageResult:
         multilabel: Whether an image may have several classes, or none.
         model: The name of the run or exported file that predicted.
         stated: The class that the data state, where the prediction is a suggestion to review.
+        content: Returns what the decoder reads, of an image that is no file of its own, such as a
+            slice of a volume.
     """
 
     path: str
@@ -333,6 +336,12 @@ class ImageResult:
     multilabel: bool = False
     model: str = ""
     stated: str = ""
+    content: Callable[[], Path | bytes] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def source(self) -> Path | bytes:
+        """What the decoder reads of the image."""
+        return Path(self.path) if self.content is None else self.content()
 
     def row(self) -> dict[str, Any]:
         """Return a JSON-able row: path and prediction, or path and error."""

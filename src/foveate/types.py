@@ -72,6 +72,11 @@ class Provides(Enum):
 class StoredImage(ABC):
     """An image that is not a file of its own: bytes in memory, or a member of an archive."""
 
+    @property
+    def format(self) -> str:
+        """Name of the format of its file, where `content` has another one; else empty."""
+        return ""
+
     @abstractmethod
     def content(self) -> Path | bytes:
         """Return what the decoder reads."""

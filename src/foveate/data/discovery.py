@@ -181,14 +181,17 @@ def find_images_at(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield files as they are named, and the images in folders.
 
     Images, videos and archives that cannot be read are among them, so that each is named as
-    unreadable instead of being passed over.
+    unreadable instead of being passed over. Of a folder without images, Parquet files are.
 
     Raises:
         UsageError: A path does not exist, or a folder contains no images.
     """
     for path in paths:
         if path.is_dir():
-            images = [file for file in find_files(path) if is_image(file) or _is_media(file)]
+            files = list(find_files(path))
+            images = [file for file in files if is_image(file) or _is_media(file)]
+            # a dataset of Hugging Face; beside images, such files hold their labels
+            images = images or [file for file in files if extension_of(file.name) == ".parquet"]
             if not images:
                 raise UsageError("the folder contains no images", where=path)
             yield from images

@@ -1,15 +1,19 @@
-"""Images inside files: slices of volumes, frames of DICOM, rows of Parquet, members of archives."""
+"""Images inside files: slices of volumes, frames of DICOM, rows of Parquet, members of archives.
+
+Imports no torch: exported files predict for them where there is none.
+"""
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from foveate.data.discovery import extension_of, lacks_extension
+from foveate.data.discovery import EXTENSIONS, extension_of, is_hidden, lacks_extension
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError
 from foveate.images import dicom, nifti, slides
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pyarrow import ChunkedArray
 
 _OPEN_FILES = 8  # archives and row groups that are kept open in a process
+ARCHIVES = (".zip", ".tar")  # those that are read in place
 MAX_MEMBER_BYTES = 2**29  # of a member of an archive
 _MEDICAL = frozenset((*nifti.VOLUME_EXTENSIONS, *slides.SLIDE_EXTENSIONS, *dicom.EXTENSIONS))
 
@@ -51,6 +56,10 @@ class SliceOfFile(StoredImage):
     path: Path
     index: int
 
+    @property
+    def format(self) -> str:
+        return "NIfTI" if nifti.is_volume(self.path) else "DICOM"
+
     def content(self) -> bytes:
         """Return what the decoder reads.
 
@@ -78,6 +87,10 @@ class SlideTile(StoredImage):
 
     path: Path
     tile: slides.Tile
+
+    @property
+    def format(self) -> str:
+        return self.path.suffix[1:].upper()
 
     def content(self) -> bytes:
         """Return what the decoder reads.
@@ -205,6 +218,71 @@ def _read_cells(path: Path, column: str, group: int) -> ChunkedArray:
         return file.read_row_group(group, columns=[column]).column(column)
 
 
+# --- what a file holds
+
+
+def find_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
+    """Yield name and image of the members of a .zip or .tar that have the extension of an image.
+
+    Nothing is unpacked, so that no name of a member can lead anywhere.
+
+    Raises:
+        DataError: The archive cannot be read.
+    """
+    reader = _zip_members if archive.suffix.lower() == ".zip" else _tar_members
+    try:
+        for name, image in reader(archive.absolute()):
+            is_image = extension_of(name) in EXTENSIONS
+            if is_image and not any(map(is_hidden, PurePosixPath(name).parts)):
+                yield printable(name), image
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            "the archive cannot be read",
+            where=printable(archive),
+            why=str(error),
+            hint="copy it again; a .tar must be without compression",
+            id="unreadable_archive",
+        ) from None
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
+    with zipfile.ZipFile(archive) as file:
+        for info in file.infolist():
+            if not info.is_dir():
+                yield info.filename.replace("\\", "/"), ZipMember(archive, info.filename)
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
+    with tarfile.open(archive, "r:") as file:
+        for member in file:
+            file.members = []  # type: ignore[attr-defined]  # it would keep all of them
+            if member.isreg() and 0 < member.size <= MAX_MEMBER_BYTES:
+                name = member.name.removeprefix("./")
+                yield name, Entry(name, archive, member.offset_data, member.size)
+
+
+def find_images_in(path: Path) -> dict[str, StoredImage]:
+    """Return the images of a volume, a slide or a DICOM file by name; none where it is one image.
+
+    Raises:
+        BrokenImage: It cannot be read.
+    """
+    if slides.is_slide(path):
+        tiles = slides.find_tiles(path)
+        return {f"{x:06d}-{y:06d}": SlideTile(path, (level, x, y)) for level, x, y in tiles}
+    is_volume = nifti.is_volume(path)
+    count = nifti.count_slices(path) if is_volume else dicom.count_frames(path)
+    if count == 1 and not is_volume:
+        return {}
+    return {f"{index:04d}": SliceOfFile(path, index) for index in range(count)}
+
+
+def may_hold_images(name: str) -> bool:
+    """Whether a file may be a volume, a slide or DICOM, by its name."""
+    extension = extension_of(name)
+    return extension in _MEDICAL or lacks_extension(extension)
+
+
 # --- volumes in tables
 
 
@@ -224,17 +302,15 @@ def expand_volumes(table: Table) -> Table:
 
 def _is_medical(sample: Sample) -> bool:
     """Whether a file may hold several images, or state a patient, by its name."""
-    if isinstance(sample.path, StoredImage):
-        return False
-    extension = extension_of(sample.key)  # by the key: a path's own takes ten times as long
-    return extension in _MEDICAL or lacks_extension(extension)
+    # by the key: a path's own name takes ten times as long
+    return not isinstance(sample.path, StoredImage) and may_hold_images(sample.key)
 
 
 def _expand(sample: Sample, log: IssueLog) -> Iterator[Sample]:
     """Yield the images in a file; the file itself if it is one image, or cannot be read."""
     path, group = sample.file, sample.group
     try:
-        images = _images_in(path)
+        images = find_images_in(path)
         is_dicom = not (nifti.is_volume(path) or slides.is_slide(path))
         patient = dicom.hashed_patient(path) if is_dicom and not group else None
     except DataError:  # decoding it will say what is wrong
@@ -250,19 +326,3 @@ def _expand(sample: Sample, log: IssueLog) -> Iterator[Sample]:
     own = group or patient or sample.key
     for name, image in images.items():
         yield replace(sample, path=image, key=f"{sample.key}#{name}", group=own)
-
-
-def _images_in(path: Path) -> dict[str, StoredImage]:
-    """The images of a file by name; none for a file that is one image.
-
-    Raises:
-        BrokenImage: It cannot be read.
-    """
-    if slides.is_slide(path):
-        tiles = slides.find_tiles(path)
-        return {f"{x:06d}-{y:06d}": SlideTile(path, (level, x, y)) for level, x, y in tiles}
-    is_volume = nifti.is_volume(path)
-    count = nifti.count_slices(path) if is_volume else dicom.count_frames(path)
-    if count == 1 and not is_volume:
-        return {}
-    return {f"{index:04d}": SliceOfFile(path, index) for index in range(count)}

@@ -6,19 +6,19 @@ The images are in folders, tables or tar shards.
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from foveate.data.dataset import ImageDataset
-from foveate.data.discovery import find_images, is_image
+from foveate.data.discovery import find_images
 from foveate.data.image_cache import ImageCache
 from foveate.data.image_rows import ImageFinder
 from foveate.data.records import ALIASES, is_table, read_records
-from foveate.data.stored_images import MAX_MEMBER_BYTES, Entry
+from foveate.data.stored_images import Entry, find_members
 from foveate.data.transforms import Transform
 from foveate.errors import BrokenImage, DataError
 from foveate.types import TargetTensors
@@ -98,28 +98,9 @@ def _in_folder(folder: Path) -> Iterator[Entry]:
 
 
 def _in_shard(shard: Path, name: str) -> Iterator[Entry]:
-    """Regular files with the extension of an image.
-
-    Nothing is unpacked, so that no name of a member can lead anywhere.
-    """
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                if (
-                    member.isreg()
-                    and 0 < member.size <= MAX_MEMBER_BYTES
-                    and is_image(Path(member.name))
-                ):
-                    key = f"{name}/{printable(member.name)}"
-                    yield Entry(key, shard.absolute(), member.offset_data, member.size)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise DataError(
-            "the shard cannot be read",
-            where=printable(shard),
-            why=str(error),
-            hint="shards must be .tar files without compression",
-        ) from None
+    for member, image in find_members(shard):
+        assert isinstance(image, Entry)
+        yield replace(image, key=f"{name}/{member}")
 
 
 class Stream(ImageDataset):

@@ -16,7 +16,7 @@ from foveate.data.formats import FORMATS, read_table
 from foveate.data.formats._table_files import find_tables
 from foveate.data.records import column_names, is_table
 from foveate.errors import DataError, UsageError
-from foveate.messages import counted
+from foveate.messages import Message, counted
 from foveate.predictions import Boxes, ImagePrediction, Labels, Number, Regions, Text
 from foveate.recipe import DataRecipe
 from foveate.types import Issue, Sample, Table, remark
@@ -47,6 +47,21 @@ def label_text(sample: Sample) -> str:
     if isinstance(sample.target, Number):
         return repr(sample.target.value)
     return "|".join(label_names(sample))
+
+
+def count_labels(table: Table) -> Message:
+    """Say how many classes or captions there are, or which numbers."""
+    targets = [sample.target for sample in table.samples]
+    captions = sum(len(target.sentences) for target in targets if isinstance(target, Text))
+    numbers = [target.value for target in targets if isinstance(target, Number)]
+    if numbers:
+        text = "numbers from {least:g} to {most:g}"
+        return Message("training.numbers", text, least=min(numbers), most=max(numbers))
+    if targets and isinstance(targets[0], ImagePrediction):
+        return Message("training.no_labels", "no labels")
+    if captions:
+        return Message("training.captions", "{count:caption|captions}", count=captions)
+    return Message("training.classes", "{count:class|classes}", count=len(table.classes))
 
 
 def strata(samples: Sequence[Sample]) -> list[tuple[str, ...]]:

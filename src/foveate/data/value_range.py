@@ -10,11 +10,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from foveate.data.image_cache import rendering_of
 from foveate.errors import BrokenImage
 from foveate.images.codec import read_stored_values
 from foveate.images.depth import has_deep_values
-from foveate.recipe import DataRecipe
+from foveate.images.pixels import Rendering
 from foveate.types import Sample
 
 _LOOKED_AT, _MEASURED = 16, 100  # images: whether any is deep, and of which values are read
@@ -24,13 +23,13 @@ _DEPTHS = (10, 12, 14)  # bits that cameras and scanners store in 16
 
 
 def measure_value_range(
-    samples: Sequence[Sample], recipe: DataRecipe
+    samples: Sequence[Sample], rendering: Rendering
 ) -> tuple[float, float] | None:
     """Return the values that are to become black and white.
 
     Args:
         samples: The images; some of them are read.
-        recipe: States which bands count.
+        rendering: States which bands count.
 
     Returns:
         For fractions and for integers beyond 16 bits 0 to 1, 0 to 255, or percentiles; for 16 bits
@@ -42,7 +41,7 @@ def measure_value_range(
     parts, kinds = list[np.ndarray](), set[str]()
     for sample in spread_samples(samples, _MEASURED):
         with suppress(BrokenImage):
-            values = read_stored_values(sample.source, rendering_of(recipe))
+            values = read_stored_values(sample.source, rendering)
             if values.dtype.itemsize > 1:
                 kinds.add("16 bits" if values.dtype == np.uint16 else values.dtype.kind)
                 step = max(1, values.size // _MAX_VALUES)

@@ -139,7 +139,7 @@ def _refuse_other_media(head: bytes, where: str | None) -> None:
         raise BrokenImage(
             "this is a volume, not an image",
             where=where,
-            hint="foveate fit and check read its slices; for predictions, save slices as images",
+            hint="give its path to foveate fit, check or predict, which read its slices",
             id="is_volume",
         )
     is_video = (
@@ -158,7 +158,8 @@ def _refuse_other_media(head: bytes, where: str | None) -> None:
         raise BrokenImage(
             "this is an archive, not an image",
             where=where,
-            hint="unpack it, and give the folder",
+            hint="unpack it, and give the folder; .zip and plain .tar files of images are read"
+            " by foveate fit and predict",
             id="is_archive",
         )
 

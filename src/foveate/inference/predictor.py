@@ -87,6 +87,7 @@ class Predictor(ImagePredictor[DecodedImage]):
         self.name = run.folder.resolve().name
         self.classes, self.multilabel = model.classes, model.multilabel
         self.threshold = float(run.outcome().get("threshold") or 0.0)
+        self.rendering = rendering_of(recipe.data)
         self.mode = ComputeMode.for_inference(recipe.training)
         self.model = to_device(model, device, self.mode)
         self.calibration = _read_calibration(run)
@@ -111,8 +112,7 @@ class Predictor(ImagePredictor[DecodedImage]):
     def new_cache(self, keep: bool) -> ImageCache:
         """Return a cache that decodes images as this run does."""
         model = self.model
-        rendering = rendering_of(self.recipe.data)
-        return ImageCache(model.backbone.input.size, model.task.framing, keep, rendering)
+        return ImageCache(model.backbone.input.size, model.task.framing, keep, self.rendering)
 
     def dataset(self, samples: Sequence[Sample], cache: ImageCache) -> ImageDataset:
         """Return the samples with the preprocessing of this run."""

@@ -14,7 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from foveate.errors import BrokenImage
 from foveate.evaluation.calibration import COVERAGE, RISK
 from foveate.images.jpeg import ends_early
+from foveate.images.pixels import Rendering
 from foveate.predictions import ImageResult
+from foveate.types import Sample, StoredImage
 from foveate.utils import log
 from foveate.utils.paths import PathLike, printable
 
@@ -35,15 +37,15 @@ Decoded = TypeVar("Decoded", bound=InMemory)
 
 @dataclass
 class _Chunk(Generic[Decoded]):
-    """Consecutive images that are predicted together; the same file is decoded once."""
+    """Consecutive images that are predicted together; the same image is decoded once."""
 
-    paths: list[Path] = field(default_factory=list)
-    images: dict[Path, Decoded] = field(default_factory=dict)
-    errors: dict[Path, str] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    images: dict[Path | StoredImage, Decoded] = field(default_factory=dict)
+    errors: dict[Path | StoredImage, str] = field(default_factory=dict)
 
     def is_full(self, max_images: int) -> bool:
         waiting = sum(image.nbytes for image in self.images.values())
-        return len(self.paths) >= max_images or waiting >= _MAX_WAITING
+        return len(self.samples) >= max_images or waiting >= _MAX_WAITING
 
 
 class ImagePredictor(ABC, Generic[Decoded]):
@@ -61,6 +63,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
             interval the true number.
         risk: Highest accepted error rate; less certain predictions abstain. Both take effect
             where the run was calibrated.
+        rendering: How bands and values beyond 8 bits become channels.
     """
 
     name: str
@@ -69,6 +72,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
     threshold: float
     coverage: float = COVERAGE
     risk: float = RISK
+    rendering: Rendering
 
     @property
     @abstractmethod
@@ -88,42 +92,46 @@ class ImagePredictor(ABC, Generic[Decoded]):
         """Return the prediction of each image that `decode` returned."""
 
     def predict(
-        self, paths: Iterable[PathLike], *, strict: bool = False, batch_size: int = 32
+        self, images: Iterable[PathLike | Sample], *, strict: bool = False, batch_size: int = 32
     ) -> Iterator[ImageResult]:
-        """Predict for image files, in order, a batch at a time.
+        """Predict for images, in order, a batch at a time.
 
         Args:
-            paths: Image files.
+            images: Image files, or images as `find_samples_at` finds them.
             strict: Raise the error of an unreadable image instead of returning it as its result.
             batch_size: Images that are decoded and predicted together; fewer if they are large.
 
         Raises:
             BrokenImage: `strict`, and an image cannot be decoded.
         """
-        for chunk in self._chunks(map(Path, paths), strict, batch_size):
+        for chunk in self._chunks(map(_as_sample, images), strict, batch_size):
             predictions = self.predict_decoded(list(chunk.images.values()))
             by_path = dict(zip(chunk.images, predictions, strict=True))
-            for path in chunk.paths:
+            for sample in chunk.samples:
+                path = sample.path
                 yield ImageResult(
-                    printable(path),
+                    sample.key,
                     by_path.get(path),
                     chunk.errors.get(path),
                     self.classes,
                     self.multilabel,
                     self.name,
+                    content=path.content if isinstance(path, StoredImage) else None,
                 )
 
     def _chunks(
-        self, paths: Iterable[Path], strict: bool, batch_size: int
+        self, samples: Iterable[Sample], strict: bool, batch_size: int
     ) -> Iterator[_Chunk[Decoded]]:
         chunk = _Chunk[Decoded]()
-        for path in paths:
-            chunk.paths.append(path)
+        for sample in samples:
+            chunk.samples.append(sample)
+            path = sample.path
             if path not in chunk.images and path not in chunk.errors:
                 try:
-                    chunk.images[path] = self.decode(path)
-                    if ends_early(path):
-                        log.warning(f"{printable(path)} ends early: its lowest rows are missing")
+                    source = sample.source
+                    chunk.images[path] = self.decode(source)
+                    if ends_early(source):
+                        log.warning(f"{sample.key} ends early: its lowest rows are missing")
                 except BrokenImage as error:
                     if strict:
                         raise
@@ -131,5 +139,9 @@ class ImagePredictor(ABC, Generic[Decoded]):
             if chunk.is_full(batch_size):
                 yield chunk
                 chunk = _Chunk()
-        if chunk.paths:
+        if chunk.samples:
             yield chunk
+
+
+def _as_sample(image: PathLike | Sample) -> Sample:
+    return image if isinstance(image, Sample) else Sample(Path(image), printable(Path(image)))

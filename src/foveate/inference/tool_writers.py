@@ -26,7 +26,7 @@ def write_labelstudio(named: NamedResults, folder: Path, classes: tuple[str, ...
     tasks = []
     for path, (_, result) in zip(paths, named, strict=True):
         prediction = result.prediction
-        results = labelstudio.to_results(read_size(Path(result.path)), prediction, classes)
+        results = labelstudio.to_results(read_size(result.source), prediction, classes)
         task = {"image": labelstudio.local_file(printable(path.relative_to(root)))}
         task |= {"label": result.stated} if result.stated else {}
         tasks.append(
@@ -62,7 +62,7 @@ def write_cvat(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> N
     images = [
         cvat.CvatImage(
             printable(path.relative_to(root)),
-            read_size(Path(result.path)),
+            read_size(result.source),
             result.prediction,
             attributes=(("label", result.stated),) if result.stated else (),
         )
@@ -87,7 +87,7 @@ def write_labelme(named: NamedResults, folder: Path, classes: tuple[str, ...]) -
         file = folder / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         image = Path(os.path.relpath(path, file.parent.resolve())).as_posix()
-        size = read_size(Path(result.path))
+        size = read_size(result.source)
         content = labelme.to_json(image, size, result.prediction, classes)
         if isinstance(result.prediction, Labels) and result.prediction.scores is not None:
             scores = map(float, result.prediction.scores)

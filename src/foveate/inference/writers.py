@@ -40,6 +40,7 @@ _COLUMNS = [
     "high",
     "error",
 ]
+_TOOLS = ("labelstudio", "cvat", "labelme")
 _MAX_NAMED = 3  # unreadable images
 _LINE_END = "\r\n"  # makes the csv module quote both characters where a file name has one
 NamedResults = list[tuple[str, ImageResult]]
@@ -138,6 +139,12 @@ def write_folder(
             where="--format",
             hint="--format " + "|".join(["jsonl", "csv", *fitting]),
         )
+    if format in _TOOLS and any(result.content for result in predicted):
+        raise UsageError(
+            "annotation tools open image files, and these images are parts of other files",
+            where="--format",
+            hint="--format jsonl; or save them as images",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     named = _with_names(predicted, [path for path in given if path.is_dir()])
     write(named, folder, predicted[0].classes if predicted else ())
@@ -182,12 +189,17 @@ def _below(path: Path, folders: list[Path]) -> str:
     inside = [folder for folder in folders if path.is_relative_to(folder)]
     relatives = (path.relative_to(folder) for folder in inside)
     relative = min(relatives, key=lambda each: len(each.parts), default=None)
-    return (relative or Path(path.name)).with_suffix("").as_posix()
+    return _without_extension(relative or Path(path.name))
+
+
+def _without_extension(path: Path) -> str:
+    """A path without extension, with slashes; parts of files (scan.nii.gz#0012) keep all of it."""
+    return (path if "#" in path.suffix else path.with_suffix("")).as_posix()
 
 
 def _write_names(named: NamedResults, folder: Path) -> None:
     """Write names.csv if a name does not tell its image: name, path."""
-    if all(Path(result.path).with_suffix("").as_posix().endswith(name) for name, result in named):
+    if all(_without_extension(Path(result.path)).endswith(name) for name, result in named):
         return
     buffer = io.StringIO()
     writer = csv.writer(buffer)
@@ -235,7 +247,7 @@ def _write_lines(lines: Iterable[str], out: Path | None) -> None:
 
 def _write_annotated_images(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
     for name, result in named:
-        pixels, _ = read_image(Path(result.path))
+        pixels, _ = read_image(result.source)
         drawn = draw_prediction(pixels, result.prediction, classes)
         write_image(drawn, _file(folder, name, ".jpg"))
 
@@ -251,7 +263,7 @@ def _write_masks(named: NamedResults, folder: Path, classes: tuple[str, ...]) ->
 def _write_yolo(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> None:
     """Write a text file for each image: class, center, width and height in [0, 1], score."""
     for name, result in named:
-        height, width = read_size(Path(result.path))
+        height, width = read_size(result.source)
         boxes: Boxes = result.prediction
         lines = [
             f"{classes.index(label)} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} "
@@ -271,7 +283,7 @@ def _write_coco(named: NamedResults, folder: Path, classes: tuple[str, ...]) -> 
     """
     images, annotations = [], list[dict[str, Any]]()
     for image_id, (_, result) in enumerate(named, start=1):
-        height, width = read_size(Path(result.path))
+        height, width = read_size(result.source)
         images.append({"id": image_id, "file_name": result.path, "height": height, "width": width})
         to_rows = _box_rows if isinstance(result.prediction, Boxes) else _mask_rows
         annotations += [

@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 from foveate.data.class_merging import read_recipe_table
 from foveate.data.formats import FORMATS
-from foveate.data.tables import label_names
+from foveate.data.tables import count_labels, label_names
 from foveate.errors import DataError, UsageError
 from foveate.messages import Message
 from foveate.modeling.tasks import TASKS
-from foveate.predictions import Boxes, ImagePrediction, Labels, Number, Text
+from foveate.predictions import Boxes, Labels, Number
 from foveate.recipe import Recipe
 from foveate.run.lineage import add_earlier_samples
 from foveate.types import Table
@@ -41,7 +41,7 @@ def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
             path=recipe.data.path,
             format=FORMATS.get(table.format).summary,
             images=len(table.samples),
-            labels=_count_labels(table),
+            labels=count_labels(table),
         )
     )
     for note in table.notes:
@@ -52,21 +52,6 @@ def read_data(recipe: Recipe, allow_no_images: bool = False) -> Table:
         hint = "give images, or use --tuning zeroshot, which needs none"
         raise DataError(what, where=recipe.data.path, hint=hint)
     return add_earlier_samples(table, recipe)
-
-
-def _count_labels(table: Table) -> Message:
-    """Say how many classes or captions there are, or which numbers."""
-    targets = [sample.target for sample in table.samples]
-    captions = sum(len(target.sentences) for target in targets if isinstance(target, Text))
-    numbers = [target.value for target in targets if isinstance(target, Number)]
-    if numbers:
-        text = "numbers from {least:g} to {most:g}"
-        return Message("training.numbers", text, least=min(numbers), most=max(numbers))
-    if targets and isinstance(targets[0], ImagePrediction):
-        return Message("training.no_labels", "no labels")
-    if captions:
-        return Message("training.captions", "{count:caption|captions}", count=captions)
-    return Message("training.classes", "{count:class|classes}", count=len(table.classes))
 
 
 def _log_boxes_per_class(table: Table) -> None:

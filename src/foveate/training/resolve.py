@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.data.formats import FORMATS
+from foveate.data.image_cache import rendering_of
 from foveate.data.mosaic import require_spatial_targets
 from foveate.data.tables import other_targets
 from foveate.data.value_range import holds_deep_images, measure_value_range
@@ -196,7 +197,7 @@ def _resolve_data(resolution: Resolution, table: Table) -> None:
 def _resolve_value_range(resolution: Resolution, table: Table) -> None:
     """Bring images of more than 8 bits to one scale, measured over all of them; and keep them."""
     if not resolution.recipe.is_set("data.value_range"):
-        measured = measure_value_range(table.samples, resolution.recipe.data)
+        measured = measure_value_range(table.samples, rendering_of(resolution.recipe.data))
         if measured is not None:
             why = Message(
                 "choice.value_range",

@@ -22,9 +22,9 @@ from foveate.api.audit.label_errors import (
 )
 from foveate.api.audit.review import Suggestion, write_suggestions
 from foveate.data.class_merging import merge_classes
-from foveate.data.discovery import find_images_at
 from foveate.data.formats import read_table
 from foveate.data.image_cache import ImageCache
+from foveate.data.image_sources import find_samples_at
 from foveate.data.scan import ScannedTable, drop_unreadable
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import UnknownName, UsageError
@@ -40,7 +40,6 @@ from foveate.run.lineage import read_run_table
 from foveate.types import Sample
 from foveate.utils import console
 from foveate.utils.files import write_rows
-from foveate.utils.paths import printable
 
 _SHEET_IMAGES, _SHEET_SIZE = 40, 128  # images on the sheet, and px of each
 _HARD = 50  # images listed as hardest
@@ -273,7 +272,7 @@ def choose_next(
     Returns:
         At most 50 images, most useful first.
     """
-    samples = [Sample(path, printable(path)) for path in find_images_at([folder])]
+    samples = list(find_samples_at([folder]))
     pixels = predictor.new_cache(keep=True)
     readable_samples = drop_unreadable(samples, pixels)
     unlabeled_features = pooled_features(predictor, readable_samples, pixels)

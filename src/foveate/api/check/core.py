@@ -31,7 +31,7 @@ from foveate.data.formats import FORMATS
 from foveate.data.image_cache import rendering_of
 from foveate.data.inventory import Inventory, take_inventory
 from foveate.data.issues import IssueLog, collecting
-from foveate.data.tables import other_targets
+from foveate.data.tables import count_labels, other_targets
 from foveate.data.value_range import measure_value_range
 from foveate.errors import DataError, FoveateError
 from foveate.messages import Message, counted
@@ -153,8 +153,7 @@ def _read_table(recipe: Recipe, issues: IssueLog) -> Table:
             issues.include(note)
     summary = FORMATS.get(table.format).summary
     images_text = counted(len(table.samples), "image", "images")
-    classes_text = counted(len(table.classes), "class", "classes")
-    log.info(f"read as {summary}: {images_text}, {classes_text}")
+    log.info(f"read as {summary}: {images_text}, {count_labels(table)}")
     targets = [sample.target for sample in table.samples]
     wanted = _wanted_targets(recipe)
     if wanted and (unfit := other_targets(targets, wanted, recipe.task.name)):
@@ -204,8 +203,10 @@ def _open_images(table: Table, indices: list[int], issues: IssueLog, recipe: Rec
     start = time.perf_counter()
     samples = [table.samples[index] for index in indices]
     data = recipe.data
-    measured = data.value_range or measure_value_range(table.samples, data)
-    rendering = replace(rendering_of(data), value_range=measured)
+    rendering = rendering_of(data)
+    if rendering.value_range is None:
+        measured = measure_value_range(table.samples, rendering)
+        rendering = replace(rendering, value_range=measured)
     with console.progress(len(indices), "images") as bar:
         images = inspect_images(
             samples, len(table.classes), issues, rendering, lambda: bar.advance(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from foveate.images.jpeg import ends_early
 from foveate.images.pixels import Rendering, as_rgb
 from foveate.messages import Message, counted
 from foveate.predictions import Boxes, Regions
-from foveate.types import IssueKind, Sample
+from foveate.types import IssueKind, Sample, StoredImage
 
 CONVERTED = IssueKind(
     "image_converted", "images that are not 8-bit RGB or grayscale, converted", "note", "files"
@@ -168,6 +168,8 @@ def _inspect(
     """The image, and what is wrong with its mask. Raises BrokenImage."""
     source = sample.source
     header = read_header(source)
+    if isinstance(sample.path, StoredImage) and sample.path.format:
+        header = replace(header, format=sample.path.format)
     pixels, _ = read_image(source, _SHORT_SIDE, rendering)
     fingerprint = Fingerprint.of(source, pixels)
     size = len(source) if isinstance(source, bytes) else source.stat().st_size

@@ -17,11 +17,13 @@ from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.evaluate.robustness import require_colors, score_corrupted
 from foveate.api.evaluate.shift import class_cautions, compare_domains
 from foveate.api.evaluate.slices import score_slices
+from foveate.data.depth_check import compare_depth
 from foveate.data.formats import read_table
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, read_matching_table, select_split
 from foveate.inference.engine import scan_with_progress, score_predictions
 from foveate.inference.predictor import Predictor, load_predictor
+from foveate.messages import Message
 from foveate.predictions import Labels
 from foveate.recipe import DataRecipe
 from foveate.reporting.evaluation_page import write_report
@@ -81,10 +83,8 @@ def evaluate_run(
     if extras.corrupt:
         require_colors(Run.open(run).recipe().data)
     if shift is not None:
-        allowed = source.allow_outside
-        read_table(
-            shift, source.format, allow_outside=allowed
-        )  # so that its errors are raised before anything runs
+        # so that its errors are raised before anything runs
+        read_table(shift, source.format, allow_outside=source.allow_outside)
     own = _evaluate(run, source, device, extras)
     if shift is None:
         return own
@@ -94,21 +94,18 @@ def evaluate_run(
     return replace(own, shift=other.shift, shifted=other, seconds=seconds)
 
 
-def _scan(predictor: Predictor, source: Source) -> tuple[str, ScannedTable]:
-    """Return the split to evaluate, and its images."""
+def _scan(predictor: Predictor, source: Source) -> tuple[str, ScannedTable, list[Message]]:
+    """Return the split to evaluate, its images, and cautions about their bit depth."""
     reading = source.reading(predictor.recipe.data)
     if source.path is None:
-        table = read_run_table(predictor.run)
-    else:
-        accepted = predictor.model.task.accepted_targets()
-        table = read_matching_table(
-            predictor.classes, accepted, source.path, source.format, reading
-        )
+        split, table = select_split(read_run_table(predictor.run), source.split)
+        scanned = scan_with_progress(table, predictor.model, reading)
+        return split, drop_changed(predictor.run, scanned), []
+    accepted = predictor.model.task.accepted_targets()
+    table = read_matching_table(predictor.classes, accepted, source.path, source.format, reading)
     split, table = select_split(table, source.split)
-    scanned = scan_with_progress(table, predictor.model, reading)
-    if source.path is None:
-        scanned = drop_changed(predictor.run, scanned)
-    return split, scanned
+    depth = compare_depth(table.samples, predictor.rendering)
+    return split, scan_with_progress(table, predictor.model, reading), depth
 
 
 def _evaluate(
@@ -123,7 +120,7 @@ def _evaluate(
     hint = "change its permissions, or copy the run to another folder"
     require_writable(Run.open(run).folder / "evaluations", hint)
     predictor = load_predictor(run, device)
-    split, scanned = _scan(predictor, source)
+    split, scanned, depth = _scan(predictor, source)
     samples, cache = scanned.table.samples, scanned.cache
     with console.progress(len(samples), "evaluate") as bar:
         inference_start = time.perf_counter()
@@ -138,6 +135,7 @@ def _evaluate(
         score_slices(predictor, samples, predictions, extras.slices, main) if extras.slices else []
     )
     cautions = cautions_for(predictor, scanned, scores, split, own=source.path is None)
+    cautions += depth
     shift = compare_domains(own.metric, own.scores, metric, scores) if own else None
     cautions += class_cautions(shift) if shift else []
     result = EvaluateResult(

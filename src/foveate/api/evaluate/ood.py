@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.discovery import find_images_at
+from foveate.data.image_sources import find_samples_at
 from foveate.errors import UsageError
 from foveate.evaluation.calibration import MIN_IMAGES
 from foveate.evaluation.metrics import with_interval
@@ -37,7 +37,7 @@ def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path)
             why="it was not calibrated",
             hint=f"a run with one class per image and at least {MIN_IMAGES} validation images",
         )
-    results = list(predictor.predict(find_images_at([other])))
+    results = list(predictor.predict(find_samples_at([other])))
     unreadable = sum(result.prediction is None for result in results)
     if unreadable:
         images = counted(len(results), "out-of-distribution image", "out-of-distribution images")

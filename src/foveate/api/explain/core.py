@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from foveate.api.explain.nearest import NearestImage, TrainingIndex
-from foveate.data.discovery import find_images_at
+from foveate.data.image_sources import find_samples_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import (
     ExplainTarget,
@@ -33,7 +33,6 @@ from foveate.modeling.tasks import ExplainableScore
 from foveate.types import Sample
 from foveate.utils import console, log
 from foveate.utils.files import write_text
-from foveate.utils.paths import printable
 
 _TILE_SIZE = 224  # px of an image on a sheet
 _MAX_SCORES = 3  # explained classes, boxes or words of an image
@@ -197,26 +196,28 @@ def explain_images(
         folder: Folder to create.
         device: Compute device.
     """
-    paths = list(find_images_at(images))
+    samples = list(find_samples_at(images))
     predictor = load_predictor(run, device)
     randomized = randomize_weights(predictor.model)
     explanations, skipped = list[Explanation](), list[tuple[str, str]]()
     index = TrainingIndex.of(predictor) if request.nearest else None
     folder.mkdir(parents=True)
-    with console.progress(len(paths), "explain") as bar:
-        for number, path in enumerate(paths):
+    with console.progress(len(samples), "explain") as bar:
+        for number, sample in enumerate(samples):
             try:
-                own, sheet = _explain_image(predictor, randomized, path, request)
-                nearest = index.nearest(path, request.nearest) if index else []
+                own, sheet = _explain_image(predictor, randomized, sample, request)
+                nearest = index.nearest(sample, request.nearest) if index else []
             except BrokenImage as error:
                 if request.strict:
                     raise
-                log.warning(f"skipped {printable(path)}: {error.why or error.what}")
-                skipped.append((printable(path), error.why or error.what))
+                log.warning(f"skipped {sample.key}: {error.why or error.what}")
+                skipped.append((sample.key, error.why or error.what))
             else:
                 sheet = stack(sheet, index.sheet(nearest)) if index else sheet
                 alt = _alt_text(own, nearest)
-                write_image(sheet, folder / f"{number:04d}-{path.stem}.png", {"alt": alt})
+                write_image(
+                    sheet, folder / f"{number:04d}-{Path(sample.key).stem}.png", {"alt": alt}
+                )
                 explanations += [replace(each, nearest=tuple(nearest)) for each in own]
             bar.advance(1)
     text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in explanations)
@@ -230,10 +231,9 @@ def _alt_text(explanations: list[Explanation], nearest: list[NearestImage]) -> s
 
 
 def _explain_image(
-    predictor: Predictor, randomized: Model, path: Path, request: Request
+    predictor: Predictor, randomized: Model, sample: Sample, request: Request
 ) -> tuple[list[Explanation], np.ndarray]:
     """Return the explanations of an image and its sheet."""
-    sample = Sample(path, printable(path))
     target = ExplainTarget.from_sample(predictor, sample)
     target = TextTarget(target.model, target.batch, request.texts) if request.texts else target
     scores = target.explainable_scores()[: len(request.texts) or _MAX_SCORES]
@@ -241,7 +241,7 @@ def _explain_image(
         kind = predictor.model.task.prediction_type.__name__.lower()
         raise UsageError(
             f"there is nothing to explain in this prediction ({kind})",
-            where=path,
+            where=sample.key,
             hint="another image or run",
         )
     explanations = [

@@ -21,7 +21,6 @@ from foveate.inference.predictor import Predictor
 from foveate.run.lineage import read_run_table
 from foveate.types import Provides, Sample, content_of
 from foveate.utils import console
-from foveate.utils.paths import printable
 
 _MAX_TRAINING_IMAGES = 2000
 _TILE_SIZE = 128  # px
@@ -91,9 +90,9 @@ class TrainingIndex:
         mean = features.mean(0)
         return cls(predictor, samples, functional.normalize(features - mean, dim=1), mean)
 
-    def nearest(self, path: Path, count: int) -> list[NearestImage]:
-        """Return the `count` training images most similar to an image file, best first."""
-        model, sample = self.predictor.model, Sample(path, printable(path))
+    def nearest(self, sample: Sample, count: int) -> list[NearestImage]:
+        """Return the `count` training images most similar to an image, best first."""
+        model = self.predictor.model
         cache = self.predictor.new_cache(keep=False)
         features = pooled_features(
             model.backbone, [sample], cache, model.task.framing, self.predictor.device

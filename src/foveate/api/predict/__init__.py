@@ -25,7 +25,8 @@ def predict(
 
     Args:
         run: Run folder, or a file that `foveate export` wrote.
-        images: Image files and folders.
+        images: Image files, and folders, volumes, slides, Parquet files and .zip or .tar archives
+            of images.
         coverage: Probability with which the set of classes, or the interval of a number, contains
             the true one, if the run was calibrated.
         risk: Highest error rate that is accepted; less certain predictions abstain.
@@ -38,8 +39,9 @@ def predict(
 
     Raises:
         UsageError: A path does not exist; nothing is predicted then.
+        DataError: The images have more than 8 bits on an unknown scale, those of the run had 8.
     """
     from foveate.api.predict.core import open_predictor
 
-    predictor, paths = open_predictor(to_path(run), as_paths(images), coverage, risk, device)
-    return list(predictor.predict(paths, strict=strict, batch_size=batch_size))
+    predictor, samples = open_predictor(to_path(run), as_paths(images), coverage, risk, device)
+    return list(predictor.predict(samples, strict=strict, batch_size=batch_size))

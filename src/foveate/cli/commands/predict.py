@@ -45,12 +45,12 @@ def _write_predictions(
     from foveate.api.predict.core import open_predictor
     from foveate.inference.writers import write_stream
 
-    predictor, paths = open_predictor(run, images, coverage, risk, device)
-    results = predictor.predict(paths, strict=strict, batch_size=batch_size)
+    predictor, samples = open_predictor(run, images, coverage, risk, device)
+    results = predictor.predict(samples, strict=strict, batch_size=batch_size)
     counted = write_stream(results, format, out, images)
     if counted.errors == counted.rows > 0:
         what = "no image could be read" if counted.rows > 1 else "the image could not be read"
-        raise DataError(what, where=paths[0], why=counted.first_errors[0][1])
+        raise DataError(what, where=samples[0].key, why=counted.first_errors[0][1])
     if counted.errors:
         named = "; ".join(f"{path} ({reason})" for path, reason in counted.first_errors)
         more = "; ..." if counted.errors > len(counted.first_errors) else ""
