@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from foveate.data.channel_files import stack_channels
 from foveate.data.formats import Fit, read_table, sniff_formats
+from foveate.data.image_sources import find_samples_at
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_image
+from foveate.images.pixels import Rendering
 from foveate.predictions import Boxes, Regions
 from foveate.utils.rle import decode_rle
 from helpers import notes
@@ -715,9 +719,40 @@ def test_nnunet(tmp_path):
     assert table.samples[2].key == "imagesTr/prostate_002_0000.png"
     assert (table.samples[2].target.mask == classes_of(2)).all()
     text = notes(table)
-    assert "of each image only the channel 'T2' is read; left out: 'ADC'" in text
+    assert "the channels of each image are its bands: 'T2', 'ADC'; of these the network" in text
+    assert "sees 'T2', or others with data.bands=[1,2]" in text
     assert "the first of 5 folds in splits_final.json" in text
     assert "images without a label file, dropped: 1 ('imagesTs/prostate_100_0000.png')" in text
+
+
+def test_channels_of_nnunet_are_bands(tmp_path):
+    """By default the first three, or the first of two; data.bands chooses others."""
+    for count in (2, 3):
+        write_nnunet(tmp_path / f"{count}", channels=count)
+        files = [tmp_path / f"{count}/imagesTr/prostate_001_{n:04d}.png" for n in range(count)]
+        for number, file in enumerate(files):
+            Image.fromarray(np.full(SIZE, 50 * number + 7, np.uint8)).save(file)
+        sample = read_table(tmp_path / f"{count}").samples[1]
+        pixels, size = read_image(sample.source)
+        assert size == SIZE
+        assert pixels[0, 0].tolist() == ([7, 57, 107] if count == 3 else [7, 7, 7])
+        last = read_image(sample.source, rendering=Rendering(bands=(count,)))[0]
+        assert (last == 50 * (count - 1) + 7).all()
+    both = read_image(sample.source, rendering=Rendering(bands=(3, 1)))[0]
+    assert both[0, 0].tolist() == [107, 7]
+
+
+def test_channels_of_nnunet_that_are_no_bands(tmp_path):
+    write_nnunet(tmp_path / "some", channels=2)
+    (tmp_path / "some/imagesTr/prostate_002_0001.png").unlink()
+    table = read_table(tmp_path / "some")
+    assert "of each image only the channel 'T2' is read" in notes(table)
+    assert all(isinstance(sample.path, Path) for sample in table.samples)
+    write_nnunet(tmp_path / "sizes", channels=2)
+    write_photo(tmp_path / "sizes/imagesTr/prostate_000_0001.png", size=(9, 9))
+    sample = read_table(tmp_path / "sizes").samples[0]
+    with pytest.raises(BrokenImage, match=r"channels of this image differ in size.*9 x 9 px"):
+        _ = sample.source
 
 
 @pytest.mark.parametrize(
@@ -807,6 +842,26 @@ def test_slices_of_nnunets_volumes(tmp_path):
     assert pixels[mask == 1].min() > pixels[mask == 0].max()  # the labels lie on the image
     assert not table.samples[0].target.mask.any()
     assert "2 ('imagesTr/la_003_0000.nii.gz', 'imagesTr/la_004_0000.nii.gz')" in notes(table)
+
+
+def test_channels_of_nnunets_volumes_are_bands(tmp_path):
+    write_volumes(tmp_path)
+    for case in ("la_003", "la_004"):
+        shutil.copy(tmp_path / f"labelsTr/{case}.nii.gz", tmp_path / f"imagesTr/{case}_0001.nii.gz")
+    table = read_table(tmp_path)
+    assert len(table.samples) == 10
+    sample = table.samples[2]
+    assert sample.key == "imagesTr/la_003_0000.nii.gz#0002"
+    bands = read_image(sample.source, rendering=Rendering(bands=(1, 2)))[0]
+    assert bands.shape == (*SIZE, 2)
+    assert ((bands[..., 1] == 255) == (sample.target.mask == 1)).all()
+    files = sorted((tmp_path / "imagesTr").iterdir())
+    joined = stack_channels(find_samples_at(files))
+    assert [each.key.rpartition("/")[2] for each in joined[:2]] == [
+        "la_003_0000.nii.gz#0000",
+        "la_003_0000.nii.gz#0001",
+    ]
+    assert (read_image(joined[2].source)[0] == read_image(sample.source)[0]).all()
 
 
 def test_volumes_beside_volumes_of_labels(tmp_path):

@@ -22,7 +22,9 @@ from foveate.api.check.core import check_data
 from foveate.api.evaluate import evaluate
 from foveate.api.explain import explain
 from foveate.api.export import export
+from foveate.api.export.bundle import _task_metadata
 from foveate.api.fit.core import fit_recipe
+from foveate.api.load import load
 from foveate.api.predict import predict
 from foveate.cli.main import _run
 from foveate.data.image_sources import find_samples_at
@@ -199,6 +201,30 @@ def test_parts_of_files_are_explained_and_evaluated(run, tmp_path):
     assert evaluate(run, tmp_path / "data.zip").scores.numbers["accuracy"].count == 6
 
 
+def test_channels_in_files_of_their_own_are_one_image_for_a_run_on_them(quick, tmp_path):
+    """A run on four channels of nnU-Net, with all of them as bands."""
+    content = {"channel_names": {}, "labels": {"background": 0, "PZ": 1}, "file_ending": ".png"}
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    for folder in ("imagesTr", "labelsTr"):
+        (data / folder).mkdir(parents=True)
+    (data / "dataset.json").write_text(json.dumps(content))
+    for case in range(6):
+        for channel in range(4):
+            values = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(values).save(data / f"imagesTr/case{case}_{channel:04d}.png")
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:20] = 1
+        Image.fromarray(mask).save(data / f"labelsTr/case{case}.png")
+    settings = {"data.path": str(data), "data.bands": [1, 2, 3, 4], "training.epochs": 1}
+    nnunet = fit_recipe(with_settings(quick, settings), tmp_path / "run").run
+    results = predict(nnunet, data / "imagesTr")
+    assert [each.path for each in results] == [
+        f"{data}/imagesTr/case{case}_0000.png" for case in range(6)
+    ]
+    assert all(each.error is None for each in results)
+    assert _task_metadata(load(nnunet))["channel_files"]  # so that exported files do the same
+
+
 def test_folders_of_predictions_name_parts_by_their_files(boxes_of_parts, tmp_path):
     results = boxes_of_parts
     write_folder(results, "yolo", tmp_path / "yolo")
@@ -264,7 +290,9 @@ def test_a_run_on_8_bits_says_that_images_have_more(run, tmp_path, caplog):
 def test_a_scale_that_is_a_guess_is_refused(run, tmp_path):
     data = make_deep_folder(tmp_path / "data", 16, 2)
     for call in (predict, evaluate):
-        with pytest.raises(DataError, match=r"a guess.*4 of 4 have more.*0 to 4095.*value_range=\[0,4"):
+        with pytest.raises(
+            DataError, match=r"a guess.*4 of 4 have more.*0 to 4095.*value_range=\[0,4"
+        ):
             call(run, data)
     rng = np.random.default_rng(0)
     for name in ("a.tif", "b.tif"):

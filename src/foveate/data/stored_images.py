@@ -17,13 +17,15 @@ from foveate.data.discovery import EXTENSIONS, extension_of, is_hidden, lacks_ex
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError
 from foveate.images import dicom, nifti, slides
-from foveate.images.encoding import encode_pgm
+from foveate.images.codec import read_image, read_stored_values
+from foveate.images.encoding import encode_bands, encode_pgm
 from foveate.messages import counted
 from foveate.predictions import Boxes, Regions
-from foveate.types import IssueKind, Sample, StoredImage, Table
+from foveate.types import IssueKind, Sample, StoredImage, Table, content_of
 from foveate.utils.paths import printable
 
 if TYPE_CHECKING:
+    import numpy as np
     from pyarrow import ChunkedArray
 
 _OPEN_FILES = 8  # archives and row groups that are kept open in a process
@@ -74,6 +76,52 @@ class SliceOfFile(StoredImage):
             raise
         except Exception as error:  # pydicom raises nearly anything
             raise _unreadable("frame", self.path, str(error)) from None
+
+
+@dataclass(frozen=True)
+class ChannelStack(StoredImage):
+    """Images of one size, each of which is a band of one image. Needs tifffile.
+
+    Attributes:
+        channels: The images, in the order of the bands.
+    """
+
+    channels: tuple[Path | StoredImage, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the channels that are files of their own."""
+        return tuple(each for each in self.channels if isinstance(each, Path))
+
+    @property
+    def format(self) -> str:
+        first = self.channels[0]
+        return first.format if isinstance(first, StoredImage) else first.suffix[1:].upper()
+
+    def content(self) -> bytes:
+        """Return what the decoder reads.
+
+        Raises:
+            BrokenImage: A file cannot be read, or they differ in size.
+        """
+        bands = [_read_band(content_of(channel)) for channel in self.channels]
+        sizes = [f"{width} x {height} px" for height, width in (band.shape for band in bands)]
+        if len(set(sizes)) > 1:
+            raise BrokenImage(
+                "the channels of this image differ in size",
+                why=", ".join(sizes),
+                hint="resample them to one size",
+                id="channel_sizes_differ",
+            )
+        return encode_bands(bands)
+
+
+def _read_band(source: Path | bytes) -> np.ndarray:
+    """(H, W): the values of an image of one band; of colors the first one."""
+    values = read_stored_values(source)
+    if values.dtype.itemsize == 1:  # perhaps indices of a palette
+        values = read_image(source)[0]
+    return values[..., 0] if values.ndim == 3 else values
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class ExportedModel(ImagePredictor[PreprocessedImage]):
         self.size = postprocessor.side
         self.framing: Framing = program.metadata["framing"]
         self.rendering = Rendering.from_row(program.metadata.get("rendering"))
+        self.has_channel_files = bool(program.metadata.get("channel_files"))
 
     @property
     def info(self) -> dict[str, Any]:

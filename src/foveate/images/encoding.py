@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,15 @@ def encode_pgm(pixels: np.ndarray) -> bytes:
     """Return (H, W) or (H, W, 3) uint8 as an uncompressed file that `read_image` reads."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PPM")
+    return buffer.getvalue()
+
+
+def encode_bands(bands: Sequence[np.ndarray]) -> bytes:
+    """Return bands (H, W) of one number type as a TIFF that `read_image` reads. Needs tifffile."""
+    from tifffile import imwrite
+
+    buffer = io.BytesIO()
+    imwrite(buffer, np.stack(bands), photometric="minisblack", planarconfig="separate")
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ from foveate.utils.paths import printable
 VOLUME_EXTENSIONS = (".nii", ".nii.gz")
 MAX_VOXELS = 2**28
 _PERCENTILES = (0.5, 99.5)  # of a volume: black and white
-_VOLUMES_KEPT = 2  # decoded volumes that are held in memory: slices are read one after the other
+_VOLUMES_KEPT = 4  # decoded volumes in memory: slices, of up to four channels, follow each other
 
 
 def is_volume(path: Path) -> bool:

@@ -88,6 +88,7 @@ class Predictor(ImagePredictor[DecodedImage]):
         self.classes, self.multilabel = model.classes, model.multilabel
         self.threshold = float(run.outcome().get("threshold") or 0.0)
         self.rendering = rendering_of(recipe.data)
+        self.has_channel_files = recipe.data.format == "nnunet"
         self.mode = ComputeMode.for_inference(recipe.training)
         self.model = to_device(model, device, self.mode)
         self.calibration = _read_calibration(run)

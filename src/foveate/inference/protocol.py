@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from foveate.data.channel_files import stack_channels
 from foveate.errors import BrokenImage
 from foveate.evaluation.calibration import COVERAGE, RISK
 from foveate.images.jpeg import ends_early
@@ -64,6 +65,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
         risk: Highest accepted error rate; less certain predictions abstain. Both take effect
             where the run was calibrated.
         rendering: How bands and values beyond 8 bits become channels.
+        has_channel_files: Whether it learned from images whose channels are files of their own.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ImagePredictor(ABC, Generic[Decoded]):
     coverage: float = COVERAGE
     risk: float = RISK
     rendering: Rendering
+    has_channel_files: bool = False
 
     @property
     @abstractmethod
@@ -90,6 +93,12 @@ class ImagePredictor(ABC, Generic[Decoded]):
     @abstractmethod
     def predict_decoded(self, images: Sequence[Decoded]) -> list[Any]:
         """Return the prediction of each image that `decode` returned."""
+
+    def join_channels(self, samples: Iterable[Sample]) -> list[Sample]:
+        """Return the images that files are: where the model learned from images whose channels are
+        files of their own (CASE_0000.png, CASE_0001.png), these are one image here, too.
+        """
+        return stack_channels(samples) if self.has_channel_files else list(samples)
 
     def predict(
         self, images: Iterable[PathLike | Sample], *, strict: bool = False, batch_size: int = 32

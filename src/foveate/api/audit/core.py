@@ -272,7 +272,7 @@ def choose_next(
     Returns:
         At most 50 images, most useful first.
     """
-    samples = list(find_samples_at([folder]))
+    samples = predictor.join_channels(find_samples_at([folder]))
     pixels = predictor.new_cache(keep=True)
     readable_samples = drop_unreadable(samples, pixels)
     unlabeled_features = pooled_features(predictor, readable_samples, pixels)

@@ -37,7 +37,7 @@ def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path)
             why="it was not calibrated",
             hint=f"a run with one class per image and at least {MIN_IMAGES} validation images",
         )
-    results = list(predictor.predict(find_samples_at([other])))
+    results = list(predictor.predict(predictor.join_channels(find_samples_at([other]))))
     unreadable = sum(result.prediction is None for result in results)
     if unreadable:
         images = counted(len(results), "out-of-distribution image", "out-of-distribution images")

@@ -198,6 +198,7 @@ def explain_images(
     """
     samples = list(find_samples_at(images))
     predictor = load_predictor(run, device)
+    samples = predictor.join_channels(samples)
     randomized = randomize_weights(predictor.model)
     explanations, skipped = list[Explanation](), list[tuple[str, str]]()
     index = TrainingIndex.of(predictor) if request.nearest else None

@@ -286,6 +286,7 @@ def _task_metadata(predictor: Predictor) -> dict[str, Any]:
         "size": model.backbone.input.size,
         "framing": framing,
         "rendering": rendering.row(),
+        "channel_files": predictor.has_channel_files,
         "preprocessing": _PREPROCESSING[framing] + _other_channels(rendering),
         "threshold": predictor.threshold,
         "calibration": _calibration_row(calibration),

@@ -39,6 +39,7 @@ def open_predictor(
                 hint=f"--{name} 0.9" if name == "coverage" else f"--{name} 0.1",
             )
     predictor = load_model(run, device)
+    samples = predictor.join_channels(samples)
     predictor.coverage, predictor.risk = coverage, risk
     images_text = counted(len(samples), "image", "images")
     classes = len(predictor.classes)

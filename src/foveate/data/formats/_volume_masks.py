@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from foveate.data.formats._mask_values import MaskEncoding, class_indices
 from foveate.data.issues import IssueLog, skip_and_record
-from foveate.data.stored_images import SliceOfFile
+from foveate.data.stored_images import ChannelStack, SliceOfFile
 from foveate.errors import BrokenImage, DataError
 from foveate.images import nifti
 from foveate.messages import counted
@@ -26,7 +26,11 @@ _BROKEN = IssueKind("broken_volumes", "volumes that cannot be read, dropped", "e
 
 
 def slices_of(
-    volume: Sample, label: Path, encoding: MaskEncoding, log: IssueLog
+    volume: Sample,
+    label: Path,
+    encoding: MaskEncoding,
+    log: IssueLog,
+    channels: Sequence[Path] = (),
 ) -> Iterator[Sample]:
     """Yield the axial slices of a volume, which form a group.
 
@@ -35,6 +39,7 @@ def slices_of(
         label: The volume of its class numbers.
         encoding: What the numbers mean.
         log: What is read as slices, and what is broken.
+        channels: All of the volumes that are bands of the same image, if there are several.
 
     Raises:
         DataError: The two volumes differ in size.
@@ -57,9 +62,10 @@ def slices_of(
         log.add(_SLICES, volume.key, why=counted(own[0], "slice", "slices"))
         for index in range(own[0]):
             target = Regions(partial(_read_label_slice, label, index, encoding))
+            bands = tuple(SliceOfFile(channel, index) for channel in channels)
             yield replace(
                 volume,
-                path=SliceOfFile(image, index),
+                path=ChannelStack(bands) if bands else SliceOfFile(image, index),
                 key=f"{volume.key}#{index:04d}",
                 target=target,
                 group=volume.key,

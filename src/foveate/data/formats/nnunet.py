@@ -2,7 +2,7 @@
 
     dataset.json              {"channel_names": {"0": "T2"}, "labels": {"background": 0, "PZ": 1},
                                "file_ending": ".png", ...}
-    imagesTr/case1_0000.png   the image; _0001 and so on are its other channels
+    imagesTr/case1_0000.png   the image; _0001 and so on are its other channels, which become bands
     labelsTr/case1.png        the class of every pixel
     imagesTs, labelsTs        the same for testing
 
@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from foveate.data.channel_files import stack_channels
 from foveate.data.discovery import extension_of, is_image, list_folder
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
@@ -29,6 +30,7 @@ from foveate.data.formats._mask_values import MaskEncoding, read_mask
 from foveate.data.formats._volume_masks import slices_of
 from foveate.data.formats.masks import require_equal_size
 from foveate.data.issues import IssueLog, counted_issue, quoted, skip_and_record
+from foveate.data.stored_images import ChannelStack
 from foveate.errors import BrokenImage, DataError
 from foveate.images import nifti
 from foveate.images.codec import read_size
@@ -74,7 +76,8 @@ class NnUnet(Format):
         classes, indices = _parse_labels(content.get("labels"), where, notes)
         encoding = MaskEncoding(classes, indices, where)
         splits = _read_folds(path, notes)
-        samples = list(_samples(path, encoding, splits, notes))
+        channels = _channels(path, notes, content)
+        samples = list(_samples(path, encoding, splits, channels, notes))
         if not samples:
             raise DataError(
                 "no image has a label file",
@@ -83,7 +86,6 @@ class NnUnet(Format):
                 hint="images are called imagesTr/CASE_0000.png, their labels labelsTr/CASE.png",
                 id="nnunet_no_images",
             )
-        notes += _channel_notes(path, content)
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
         return Table(ordered, classes, "nnunet", path, notes=tuple(notes))
 
@@ -180,8 +182,13 @@ def _regions_note(kept: dict[str, tuple[int, ...]], classes: tuple[str, ...]) ->
 
 
 def _samples(
-    path: Path, encoding: MaskEncoding, splits: dict[str, Split], notes: list[Issue]
+    path: Path,
+    encoding: MaskEncoding,
+    splits: dict[str, Split],
+    channels: dict[Path, tuple[Path, ...]],
+    notes: list[Issue],
 ) -> Iterator[Sample]:
+    """`channels`: the files of all bands of an image, by its first one."""
     without, log = list[Location](), IssueLog()
     for images, labels, split in _FOLDERS:
         of_case = {_stem(file): file for file in _images_in(path / labels)}
@@ -195,11 +202,13 @@ def _samples(
             if label is None:
                 without.append(Location(key))
             elif nifti.is_volume(image):
-                yield from slices_of(Sample(image, key, None, own_split), label, encoding, log)
+                sample = Sample(image, key, None, own_split)
+                yield from slices_of(sample, label, encoding, log, channels.get(image, ()))
             else:
                 _check_size(image, label)
                 target = Regions(partial(read_mask, label, encoding))
-                yield Sample(image, key, target, own_split)
+                bands = channels.get(image)
+                yield Sample(ChannelStack(bands) if bands else image, key, target, own_split)
     notes += log.issues()
     if without:
         notes.append(counted_issue(_NO_LABEL, without))
@@ -222,25 +231,52 @@ def _check_size(image: Path, label: Path) -> None:
         require_equal_size(image, image_size, label, own_size)
 
 
-def _channel_notes(path: Path, content: dict[str, Any]) -> list[Issue]:
-    """A note on channels that are not read."""
-    numbers = {
-        channel[1]
-        for file in _images_in(path / "imagesTr")
-        if (channel := _CHANNEL.search(_stem(file))) and channel[1] != "0000"
+def _channels(
+    path: Path, notes: list[Issue], content: dict[str, Any]
+) -> dict[Path, tuple[Path, ...]]:
+    """The files of all channels of each image, by the first one; none where they are not bands.
+
+    They are where every image has the same channels.
+    """
+    files = list[Path]()
+    for images, labels, _ in _FOLDERS:
+        cases = {_stem(file) for file in _images_in(path / labels)}
+        inside = _images_in(path / images)
+        files += [file for file in inside if _CHANNEL.sub("", _stem(file)) in cases]
+    stacks = {
+        stack[0]: stack
+        for sample in stack_channels(Sample(file, file.as_posix()) for file in files)
+        if isinstance(sample.path, ChannelStack) and (stack := sample.path.files)
     }
-    if not numbers:
-        return []
+    numbers = sorted({channel[1] for file in files if (channel := _CHANNEL.search(_stem(file)))})
+    others = [number for number in numbers if number != "0000"]
+    if not others:
+        return {}
+    firsts = [file for file in files if _stem(file).endswith("_0000")]
+    are_bands = all(len(stacks.get(first, ())) == len(numbers) for first in firsts)
+    notes.append(_channels_note(numbers, content, are_bands))
+    return stacks if are_bands else {}
+
+
+def _channels_note(numbers: list[str], content: dict[str, Any], are_bands: bool) -> Issue:
+    """What becomes of the channels; they are named by dataset.json."""
     stated = content.get("channel_names") or content.get("modality")
     names = stated if isinstance(stated, dict) else {}
-    first = str(names.get("0", "0000"))[:60]
-    others = [str(names.get(str(int(number)), number))[:60] for number in sorted(numbers)]
-    text = "of each image only the channel {first} is read; left out: {others}"
-    return [
-        remark(
-            "nnunet_channels", text, severity="warning", first=repr(first), others=quoted(others)
+    texts = [str(names.get(str(int(number)), number))[:60] for number in numbers]
+    if are_bands:
+        seen = texts[:3] if len(texts) >= 3 else texts[:1]
+        text = (
+            "the channels of each image are its bands: {names}; of these the network sees {seen}, "
+            "or others with data.bands={all}"
         )
-    ]
+        every = str([int(number) + 1 for number in numbers]).replace(" ", "")
+        return remark("nnunet_bands", text, names=quoted(texts), seen=quoted(seen), all=every)
+    text = (
+        "of each image only the channel {first} is read, because not every image has the same "
+        "channels, or tifffile is not installed; left out: {others}"
+    )
+    first, others = repr(texts[0]), quoted(texts[1:])
+    return remark("nnunet_channels", text, severity="warning", first=first, others=others)
 
 
 def _read_folds(path: Path, notes: list[Issue]) -> dict[str, Split]:
