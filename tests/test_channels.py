@@ -9,8 +9,11 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from torch import nn
 
 from conftest import make_stripes_folder, stripe_image
+from foveate.api.check.core import check_data
+from foveate.api.check.inspection import BANDS
 from foveate.api.evaluate import evaluate
 from foveate.api.explain import explain
 from foveate.api.export import export
@@ -24,7 +27,8 @@ from foveate.errors import UsageError
 from foveate.images.codec import read_image, resize, thumbnail
 from foveate.images.pixels import Rendering
 from foveate.modeling.backbones import family_of
-from foveate.recipe import AugmentRecipe, Recipe, with_settings
+from foveate.modeling.first_layer import widen_first_layers
+from foveate.recipe import AugmentRecipe, Recipe, recipe_from, with_settings
 from foveate.run.folder import Run
 from foveate.types import Batch, InputSpec
 
@@ -116,6 +120,21 @@ def test_exported_files_see_the_bands_of_the_run(small_run, four_bands, tmp_path
     assert "float32" in metadata["preprocessing"]
 
 
+def test_a_server_decodes_the_bands_of_the_run(bands_run, four_bands):
+    file, predictor = four_bands / "upright" / "00.tif", load(bands_run.run)
+    posted = predictor.predict_decoded([predictor.decode(file.read_bytes())])[0]
+    assert posted.names == ("upright",)
+    np.testing.assert_allclose(posted.scores, predict(bands_run.run, file)[0].prediction.scores)
+
+
+def test_check_does_not_say_that_chosen_bands_are_left_out(four_bands, tmp_path):
+    for bands, is_said in (([], True), ([1, 2, 3, 4], False)):
+        recipe = recipe_from(four_bands, {}, {"data.bands": bands})
+        result = check_data(recipe, tmp_path / str(is_said), 100, plan=False)
+        kinds = {issue.kind.id for issue in result.issues}
+        assert (BANDS.id in kinds) == is_said
+
+
 def test_images_without_the_bands_are_named(bands_run, tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "rgb.png")
     Image.new("L", (40, 40)).save(tmp_path / "gray.png")
@@ -164,12 +183,11 @@ def test_the_first_layer_is_widened_to_any_number_of_channels():
 
 
 def test_networks_without_a_first_convolution_are_refused(quick):
-    name = "tresnet_m"  # its first layer reads squares of 4 x 4 px as 48 channels
-    with pytest.raises(UsageError, match=r"takes three bands only.*a network of timm"):
-        family_of(name).open(name, "none").widen_input(4)
+    # the first layer of a TResNet reads squares of 4 x 4 px as 48 channels
+    assert not widen_first_layers(nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 3)), 4)
     settings = {"backbone.name": "unet_small", "task": "generate", "data.bands": [1, 2, 3, 4]}
     recipe = with_settings(quick, settings)
-    with pytest.raises(UsageError, match="takes three bands only"):
+    with pytest.raises(UsageError, match=r"takes three bands only.*a network of timm"):
         fit_recipe(recipe, None)
 
 

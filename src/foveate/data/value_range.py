@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from foveate.data.stored_images import SliceOfFile, SlideTile
 from foveate.errors import BrokenImage
 from foveate.images.codec import read_stored_values
 from foveate.images.depth import has_deep_values
@@ -60,6 +61,8 @@ def holds_deep_images(samples: Sequence[Sample]) -> bool:
 
 def is_deep(sample: Sample) -> bool:
     """Whether an image has more than 8 bits, and keeps them when it is decoded."""
+    if isinstance(sample.path, SliceOfFile | SlideTile):  # of 8 bits, and slow to read
+        return False
     with suppress(BrokenImage):
         return has_deep_values(sample.source)
     return False

@@ -157,7 +157,7 @@ def inspect_images(
         image, mask_error = result
         if mask_error is not None:
             log.add_error(mask_error, str(mask_error.where or sample.key))
-        _record(sample, image, log)
+        _record(sample, image, log, chosen_bands=bool(rendering.bands))
         images.append(image)
     return images
 
@@ -185,8 +185,15 @@ def _inspect(
     return InspectedImage(header, fingerprint, is_gray, size, ends_early(source), counts), error
 
 
-def _record(sample: Sample, image: InspectedImage, log: IssueLog) -> None:
-    """Record what is unusual about an image."""
+def _record(sample: Sample, image: InspectedImage, log: IssueLog, chosen_bands: bool) -> None:
+    """Record what is unusual about an image.
+
+    Args:
+        sample: The image.
+        image: What was found out about it.
+        log: Where it is recorded.
+        chosen_bands: Whether the user has said which bands count.
+    """
     header, key = image.header, sample.key
     height, width = header.size
     size = f"{width} x {height} px"
@@ -197,13 +204,14 @@ def _record(sample: Sample, image: InspectedImage, log: IssueLog) -> None:
     extension = Path(key).suffix.lower()
     stated = _FORMATS.get(extension, extension[1:].upper())
     actual = {"MPO": "JPEG"}.get(header.format, header.format)
+    has_other_bands = header.format == "TIFF" and header.bands not in (1, 3)
     is_misnamed = extension in EXTENSIONS and actual != stated and isinstance(sample.path, Path)
     for is_unusual, kind, why in (
         (values, CONVERTED, values),
         (header.has_transparency, TRANSPARENT, header.mode),
         (header.is_multi_frame, MULTI_FRAME, header.format),
         (image.is_cut_off, CUT_OFF, size),
-        (header.format == "TIFF" and header.bands not in (1, 3), BANDS, f"{header.bands} bands"),
+        (has_other_bands and not chosen_bands, BANDS, f"{header.bands} bands"),
         (header.exif_transformed, EXIF_TRANSFORMED, f"{size} upright"),
         (is_misnamed, MISNAMED, f"{actual}, not {stated}"),
         (levels <= _UNIFORM, UNIFORM, size),
