@@ -37,7 +37,7 @@ from foveate.predictions import Boxes, Labels
 from foveate.recipe import AugmentRecipe, with_settings
 from foveate.run.folder import Run
 from foveate.serving.engines import RunEngine
-from foveate.types import Sample
+from foveate.types import InputSpec, Sample
 from foveate.utils.paths import printable
 from helpers import fit_unevaluated, without_privileges
 from test_images import encode_image, rotated_image, upright_pixels
@@ -131,7 +131,7 @@ def test_t23_all_eight_orientations_are_the_same_image_everywhere(
 def test_t23_boxes_and_masks_refer_to_the_upright_image(tmp_path, format):
     """The targets have the same position in all eight orientations."""
     task = TASKS.create("detect", {}, ("a",))
-    spec = RunSpec()
+    spec = InputSpec(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     target = Boxes(np.array([[10, 5, 40, 30]], np.float32), ("a",))
     positions = set()
     for orientation in range(1, 9):
@@ -148,12 +148,6 @@ def test_t23_boxes_and_masks_refer_to_the_upright_image(tmp_path, format):
             positions.add((tuple(encoded_target["boxes"].flatten().tolist()), tuple(size.tolist())))
         assert codec.read_size(path) == (48, 80)
     assert len(positions) == 1
-
-
-class RunSpec:
-    """The input of a network."""
-
-    size, mean, std, stride = 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 32
 
 
 def unusual_images():
