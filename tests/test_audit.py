@@ -14,10 +14,12 @@ from PIL import Image
 
 import foveate
 from conftest import make_stripes_folder
+from foveate.api.audit.core import AuditResult
 from foveate.api.audit.label_errors import (
     Forecast,
     _fit_power_law,
     _power_law,
+    are_learnable,
     extrapolate_accuracy,
     find_label_issues,
     find_redundant,
@@ -68,6 +70,26 @@ def test_t32_planted_label_errors_come_first():
     assert np.mean([issue.suggested == true[issue.index] for issue in hits]) > 0.8
     assert all(issue.strong for issue in issues[:15])
     assert len(set(rank_by_margin(probabilities, labels)[:60].tolist()) & set(wrong.tolist())) >= 24
+
+
+def test_t62_labels_that_nobody_can_learn_are_not_called_wrong():
+    """Of 20 sets of random labels at most three seem learnable, of 20 weak ones at least 17."""
+    learnable = {"random": 0, "weak": 0}
+    for seed in range(20):
+        features, true = clusters(200, seed, 2, apart=1.0)
+        labels = {"random": np.random.default_rng(seed + 99).permutation(true), "weak": true}
+        for name, each in labels.items():
+            groups = [str(index) for index in range(200)]
+            probabilities, _ = out_of_fold_probabilities(features, each, groups, 2, seed)
+            learnable[name] += are_learnable(probabilities, each)
+    assert learnable["random"] <= 3
+    assert learnable["weak"] >= 17
+
+
+def test_an_audit_of_random_labels_says_so(tmp_path):
+    result = AuditResult(tmp_path, 200, [], 0, 0, Forecast([], 1, None, None), [], learnable=False)
+    assert "cannot be told from the images" in result.lines()[0]
+    assert not result.numbers()["learnable"]
 
 
 def test_confident_learning_by_hand():

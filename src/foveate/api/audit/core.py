@@ -13,6 +13,7 @@ import torch
 from foveate.api.audit.label_errors import (
     Forecast,
     LabelIssue,
+    are_learnable,
     extrapolate_accuracy,
     find_label_issues,
     find_redundant,
@@ -67,6 +68,7 @@ class AuditResult:
         redundant: Number of images that are near-duplicates in feature space.
         forecast: Accuracy extrapolated to more labels.
         next: Unlabeled images to label next.
+        learnable: Whether the labels can be told from the images at all; if not, none is listed.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class AuditResult:
     redundant: int
     forecast: Forecast
     next: list[str]
+    learnable: bool = True
 
     def numbers(self) -> dict[str, Any]:
         points = [{"images": count, **asdict(score)} for count, score in self.forecast.points]
@@ -84,6 +87,7 @@ class AuditResult:
         return {
             "folder": str(self.folder),
             "images": self.count,
+            "learnable": self.learnable,
             "strong": self.strong,
             "redundant": self.redundant,
             "label_issues": [
@@ -94,16 +98,25 @@ class AuditResult:
             "next": self.next,
         }
 
-    def lines(self) -> list[str]:
-        lines = [
+    def _label_lines(self) -> list[str]:
+        if not self.learnable:
+            return [
+                f"the {counted(self.count, 'label', 'labels')} cannot be told from the images "
+                "better than by guessing: none is called suspicious; do the labels belong to these "
+                "images, and can they be seen in them?"
+            ]
+        return [
             f"{len(self.label_issues)} of {counted(self.count, 'label', 'labels')} to review, "
             f"{self.strong} of them strongly suspicious: "
-            f"{self.folder / 'label_issues.csv'} and label_issues.png"
+            f"{self.folder / 'label_issues.csv'} and label_issues.png",
+            *(
+                f"  {path}: {label}, perhaps {suggested}"
+                for path, label, suggested in self.label_issues[:5]
+            ),
         ]
-        lines += [
-            f"  {path}: {label}, perhaps {suggested}"
-            for path, label, suggested in self.label_issues[:5]
-        ]
+
+    def lines(self) -> list[str]:
+        lines = self._label_lines()
         redundant = counted(self.redundant, "redundant image", "redundant images")
         lines.append(f"{redundant} (redundant.csv); the hardest are in hardest.csv")
         lines += [
@@ -190,7 +203,8 @@ def write_audit(
     probabilities, strength = out_of_fold_probabilities(
         features, labels, data.groups, len(classes), seed
     )
-    issues = find_label_issues(probabilities, labels)
+    learnable = are_learnable(probabilities, labels)
+    issues = find_label_issues(probabilities, labels) if learnable else []
     pairs = find_redundant(features, _REDUNDANT_COSINE)
     curve = extrapolate_accuracy(
         features, labels, data.groups, len(classes), strength, extra_labels, seed
@@ -221,6 +235,7 @@ def write_audit(
         redundant=len(pairs),
         forecast=curve,
         next=next_keys,
+        learnable=learnable,
     )
 
 

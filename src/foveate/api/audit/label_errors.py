@@ -67,6 +67,25 @@ def find_label_issues(
     ]
 
 
+def are_learnable(probabilities: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether the labels have anything to do with what a classifier answers out of fold.
+
+    If they had not, each class would be answered as often among its own images as among all, so
+    that the mean of the recalls would be that of these shares. It has to lie above it by two
+    standard deviations. Labels that nobody can learn contradict the rest of the data by chance.
+
+    Args:
+        probabilities: (N, K), out of fold.
+        labels: (N,) class indices.
+    """
+    answers, present = probabilities.argmax(1), np.unique(labels)
+    counts = np.array([(labels == each).sum() for each in present])
+    shares = np.array([(answers == each).mean() for each in present])
+    recalls = np.array([(answers[labels == each] == each).mean() for each in present])
+    deviation = np.sqrt((shares * (1 - shares) / counts).sum()) / len(present)
+    return bool(recalls.mean() > shares.mean() + 2 * deviation)
+
+
 def rank_by_margin(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Image indices (N,), by the margin of the best other class over the label."""
     own, _, likely = _rivals(probabilities, labels)
