@@ -9,10 +9,14 @@ from torch.nn import functional
 
 from conftest import SHARED
 from foveate.api.fit.core import fit_recipe
+from foveate.data.formats import read_table
+from foveate.errors import UsageError
 from foveate.modeling.tasks import TASKS, DataFacts
 from foveate.modeling.tasks._linear import LinearHead, _cell_means
+from foveate.modeling.tasks.classify import Classify
 from foveate.predictions import Labels
 from foveate.recipe import Recipe, with_settings
+from foveate.training.resolve import resolve_recipe
 from foveate.types import Batch, Features, Provides
 
 CLASSES = ("a", "b", "c")
@@ -153,6 +157,31 @@ def test_maps_are_more_accurate_than_the_pooled_vector(tmp_path):
         for features in ("pooled", "maps")
     }
     assert log_losses["maps"] < 0.9 * log_losses["pooled"]
+
+
+OTHER_VALUES = {
+    "loss": "focal",
+    "gamma": 1.0,
+    "smoothing": 0.3,
+    "dropout": 0.5,
+    "class_weights": [1.0, 5.0],
+}
+
+
+@pytest.mark.parametrize("name", sorted(Classify.step_settings))
+def test_t63_a_closed_form_refuses_what_it_cannot_honor(quick, stripes, name):
+    """The same setting changes what a head loses that is trained in steps."""
+    table = read_table(stripes)
+    settings = {"tuning": "probe", f"task.{name}": OTHER_VALUES[name]}
+    with pytest.raises(UsageError, match=rf"closed form, where task\.{name} has no effect"):
+        resolve_recipe(with_settings(quick, settings), table)
+    resolve_recipe(with_settings(quick, {**settings, "tuning": "head"}), table)
+    as_default = Classify.Settings.model_fields[name].default
+    resolve_recipe(with_settings(quick, {**settings, f"task.{name}": as_default}), table)
+
+
+def test_t63_unbalanced_classes_are_not_said_to_be_weighted_by_a_closed_form():
+    assert resolve(make_targets(10, 20, 40), CLOSED_FORM)["class_weights"] == "none"
 
 
 def test_the_reason_for_no_class_weights_states_the_sizes():

@@ -105,6 +105,7 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
     _resolve_backbone(resolution)
     task, tuning = _resolve_task(resolution, table), _resolve_tuning(resolution, table)
     resolution.decide_defaults(_plugin_defaults(resolution.recipe, task, tuning))
+    _refuse_without_effect(resolution.recipe, task, tuning)
     _resolve_training(resolution, tuning)
     settings = resolution.recipe.tuning.settings
     resolution.decide_settings("tuning", tuning.resolve_settings(settings, table.classes))
@@ -254,6 +255,26 @@ def _resolve_tuning(resolution: Resolution, table: Table) -> type[Tuning]:
         what = f"the tuning {name!r} learns from images, but only class names were given"
         raise UsageError(what, where="tuning", hint="--tuning zeroshot, or give images too")
     return tuning
+
+
+def _refuse_without_effect(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> None:
+    """Raise UsageError for settings of the task that matter in steps, where none is made."""
+    if tuning.needs_steps:
+        return
+    fields = task.Settings.model_fields
+    set_ones = [
+        name
+        for name, value in recipe.task.settings.items()
+        if name in task.step_settings and value not in (fields[name].default, "auto", "none")
+    ]
+    if set_ones:
+        names = ", ".join(f"task.{name}" for name in sorted(set_ones))
+        raise UsageError(
+            f"the tuning {recipe.tuning.name!r} fits the head in closed form, where {names} has no "
+            "effect",
+            where=f"task.{min(set_ones)}",
+            hint="leave it out; or --tuning head, last, lora or full, which train in steps",
+        )
 
 
 def _resolve_training(resolution: Resolution, tuning: type[Tuning]) -> None:

@@ -88,6 +88,8 @@ class Task(ABC):
         default_overrides: Recipe values, by dotted field, that suit the task better than the
             general defaults; used where the user set none.
         Settings: Its settings.
+        step_settings: Settings that matter only where a head is trained in steps; a fit in closed
+            form refuses them.
     """
 
     needs: frozenset[Provides]
@@ -97,6 +99,7 @@ class Task(ABC):
     framing: Framing = "crop"
     default_overrides: ClassVar[dict[str, Any]] = {"tuning": "full"}
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
+    step_settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, settings: Any, classes: tuple[str, ...]) -> None:
         self.settings, self.classes = settings, classes

@@ -74,6 +74,9 @@ class Classify(Task):
     )
     default_overrides: ClassVar[dict[str, Any]] = {"tuning": "probe"}
     Settings: ClassVar[type[TaskSettings]] = ClassifySettings
+    step_settings: ClassVar[frozenset[str]] = frozenset(
+        ("loss", "gamma", "smoothing", "dropout", "class_weights")
+    )
 
     settings: ClassifySettings
 
@@ -97,7 +100,7 @@ class Classify(Task):
                 reason = Message("choice.several_labels", text)
             decisions.append(Decision("multilabel", facts.multilabel, reason))
         if settings.get("class_weights", "auto") == "auto":
-            decisions.append(_choose_class_weights(targets, classes, facts.multilabel))
+            decisions.append(_choose_class_weights(targets, classes, facts))
         if settings.get("features", "auto") == "auto":
             decisions.append(choose_features(len(targets), facts.closed_form))
         multilabel = settings.get("multilabel", facts.multilabel)
@@ -224,11 +227,14 @@ def _resolve_positive(
 
 
 def _choose_class_weights(
-    targets: Sequence[Labels], classes: tuple[str, ...], multilabel: bool
+    targets: Sequence[Labels], classes: tuple[str, ...], facts: DataFacts
 ) -> Decision:
     """Weights inverse to frequency, at most 10, with mean 1 over the images; 'none' if balanced."""
-    if multilabel:
+    if facts.multilabel:
         return Decision("class_weights", "none", Message("choice.multilabel", "multi-label"))
+    if facts.closed_form:
+        why = Message("choice.images_count_alike", "all images count alike in the closed form")
+        return Decision("class_weights", "none", why)
     counts = Counter(name for target in targets for name in target.names)
     sizes = [counts[name] for name in classes]
     text = "{least} to {most:image|images} per class"

@@ -101,6 +101,7 @@ class Regress(Task):
         "augment.color": 0.1,
     }
     Settings: ClassVar[type[TaskSettings]] = RegressSettings
+    step_settings: ClassVar[frozenset[str]] = frozenset(("loss", "delta", "dropout"))
 
     settings: RegressSettings
 
