@@ -46,7 +46,9 @@ def annotation_files(path: Path) -> list[Path]:
             folders.append(child)
     listed = [file for folder in folders for file in list_folder(folder)]
     files = [file for file in listed if _is_annotations(file)]
-    files = files or [file for file in listed if _is_annotations(file, with_keypoints=True)]
+    if not files:
+        named = [file for file in listed if file.name.startswith(_KEYPOINTS)]
+        files = [file for file in named if _is_annotations(file, with_keypoints=True)]
     return sorted(files, key=lambda file: (SPLIT_ORDER.index(split_of_file(file)), file))
 
 

@@ -104,9 +104,9 @@ def _find(path: Path) -> Iterator[tuple[Path, Export, bytes]]:
     """Yield the files of exports with their heads; where there are many, by a sample of them."""
     opened = 0
     for folder, names in _candidates(path):
-        files = [folder / name for name in names]
-        many = len(files) > _MAX_IN_FOLDER
-        sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE] if many else files
+        many = len(names) > _MAX_IN_FOLDER
+        chosen = names[:: max(1, len(names) // _SAMPLE)][:_SAMPLE] if many else names
+        sample = [folder / name for name in chosen]
         if opened + len(sample) > _MAX_FILES:
             return
         opened += len(sample)
@@ -117,6 +117,7 @@ def _find(path: Path) -> Iterator[tuple[Path, Export, bytes]]:
         elif len(matching) == len(sample) and len(set(map(id, matching.values()))) == 1:
             export = matching[sample[0]]
             if export.one_each:
+                files = (folder / name for name in names)
                 yield from ((file, export, heads.get(file, b"")) for file in files)
 
 
