@@ -684,7 +684,7 @@ def test_a_broken_image_is_replaced_by_the_next(images, tmp_path, capsys):
 def test_invalid_shards_are_one_error_message(tmp_path, content):
     (tmp_path / "pictures.tar").write_bytes(content)
     with pytest.raises(
-        DataError, match=r"the shard cannot be read|pictures are left to learn from"
+        DataError, match=r"the archive cannot be read|pictures are left to learn from"
     ):
         foveate.pretrain(tmp_path / "pictures.tar", out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
