@@ -100,9 +100,8 @@ def test_the_normalization_of_bands_is_measured_and_written_into_the_run(bands_r
 
 
 @pytest.mark.usefixtures("quick_export")
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_exported_files_see_the_bands_of_the_run(small_run, four_bands, tmp_path, runtime):
-    exported = export(small_run, to=runtime, out=tmp_path / "export").files[0].path
+def test_exported_files_see_the_bands_of_the_run(small_run, four_bands, tmp_path):
+    exported = export(small_run, to="onnx", out=tmp_path / "export").files[0].path
     bands = tifffile.imread(four_bands / "lying" / "00.tif")
     bands[..., 3] = tifffile.imread(four_bands / "upright" / "00.tif")[..., 3]
     changed = tmp_path / "changed.tif"
@@ -143,7 +142,6 @@ def test_images_without_the_bands_are_named(bands_run, tmp_path):
     assert "and it has 1" in gray.error
 
 
-@pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_sheets_show_the_first_three_bands(bands_run, four_bands, tmp_path):
     pixels = read_image(four_bands / "lying" / "00.tif", rendering=FOUR)[0]
     assert (thumbnail(pixels, 40) == pixels[..., :3]).all()
