@@ -27,7 +27,10 @@ _TOLERANCE = 3.0  # px that a match may be off, at first
 _FINE = 2.0  # px that it may be off in the end
 _SPREAD = 0.12  # px more per px of distance: a single match knows angle and size roughly
 _AFFINE = 6  # matches from which a transform may shear
-_STEP = 2  # px between the points at which a transform is refined
+_COARSE_STEP, _FINE_STEP = 4, 2  # px between the points at which a transform is refined
+_MARGIN = 4  # px along edges, which filled corners shine through when blurred
+_STEPS = 5  # of a refinement
+_CHUNK = 256  # images that are blurred at once
 _OUTLIER = 1.5  # standard deviations from which a difference counts less
 _CELL = 4  # px; windows of twice that size are compared
 _NOISE = 0.01  # of the variance of an image: less variance in a window is taken for noise
@@ -36,7 +39,7 @@ _FULL = 0.75  # of a window must lie on the other image
 _HIDDEN = 7  # windows: the side of a part that may be covered, of 15
 
 _SOFT = blur_matrix(0.8)
-_REFINEMENTS = ((blur_matrix(2.5), 5), (_SOFT, 5))  # blur and steps: from coarse to fine
+_COARSE = blur_matrix(2.5)
 _GRID = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)[::-1]  # x and y of each pixel
 
 
@@ -138,37 +141,72 @@ def _fit_affine(start: np.ndarray, end: np.ndarray, weights: np.ndarray) -> np.n
     return np.asarray(solution.transpose(0, 2, 1))
 
 
-def refine(
-    thumbnails: np.ndarray, near: np.ndarray, far: np.ndarray, transforms: np.ndarray
-) -> np.ndarray:
-    """Improve transforms so that gray levels agree, by Gauss-Newton steps.
+def coarsen(thumbnails: np.ndarray) -> np.ndarray:
+    """Blur (N, S, S) uint8, for `correlate`."""
+    result = np.empty_like(thumbnails)
+    for start in range(0, len(thumbnails), _CHUNK):
+        part = thumbnails[start : start + _CHUNK]
+        result[start : start + _CHUNK] = np.round(blur(part.astype(np.float32), _COARSE))
+    return result
 
-    Brightness and contrast may differ, and parts that do not fit count less.
+
+def correlate(
+    coarse: np.ndarray, near: np.ndarray, far: np.ndarray, transforms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare coarse gray levels of images that are laid on each other, which is quick.
 
     Args:
-        thumbnails: (N, S, S) uint8, of all images.
+        coarse: (N, S, S) uint8, of all images.
         near: (P,) indices.
         far: (P,) indices.
         transforms: (P, 2, 3), of points (x, y) of the first image, px.
 
     Returns:
-        (P, 2, 3).
+        (P,) correlations where both lie, and (P,) shares of the first image where they do.
     """
-    one, other = (_gray(thumbnails[index]) for index in (near, far))
-    for matrix, steps in _REFINEMENTS:
-        transforms = _descend(blur(one, matrix), blur(other, matrix), transforms, steps)
-    return transforms
+    apart = _COARSE_STEP
+    points = [each[None, ::apart, ::apart] for each in _GRID]
+    where = _apply(transforms, *points)
+    weights = (_inside(*where, _MARGIN) & _inside(*points, _MARGIN)).astype(np.float32)
+    total = np.maximum(1, weights.sum((1, 2), keepdims=True))
+    x, y = (np.clip(np.round(each), 0, SIDE - 1).astype(np.int64) for each in where)
+    other = coarse[far[:, None, None], y, x].astype(np.float32)
+    one = coarse[near, ::apart, ::apart].astype(np.float32)
+    one, other = (_center(each, weights, total) for each in (one, other))
+    products = ((a * b).sum((1, 2)) for a, b in ((one, other), (one, one), (other, other)))
+    common, square, other_square = products
+    return common / np.sqrt(square * other_square + 1), _inside(*where).mean((1, 2))
 
 
-def _descend(one: np.ndarray, other: np.ndarray, transforms: np.ndarray, steps: int) -> np.ndarray:
-    """Take Gauss-Newton steps towards equal gray levels of (P, S, S) and (P, S, S)."""
+def refine_coarsely(
+    thumbnails: np.ndarray, near: np.ndarray, far: np.ndarray, transforms: np.ndarray
+) -> np.ndarray:
+    """Improve transforms (P, 2, 3) so that coarse gray levels agree; arguments as above."""
+    one, other = (blur(_gray(thumbnails[index]), _COARSE) for index in (near, far))
+    return _descend(one, other, transforms, _COARSE_STEP)
+
+
+def refine_finely(
+    thumbnails: np.ndarray, near: np.ndarray, far: np.ndarray, transforms: np.ndarray
+) -> np.ndarray:
+    """Improve transforms (P, 2, 3) that nearly fit; arguments as above."""
+    one, other = (blur(_gray(thumbnails[index]), _SOFT) for index in (near, far))
+    return _descend(one, other, transforms, _FINE_STEP)
+
+
+def _descend(one: np.ndarray, other: np.ndarray, transforms: np.ndarray, apart: int) -> np.ndarray:
+    """Take Gauss-Newton steps towards equal gray levels of (P, S, S) and (P, S, S).
+
+    Brightness and contrast may differ, and parts that do not fit count less. Points that are
+    `apart` px from each other are compared.
+    """
     count = len(one)
     down, right = np.gradient(other, axis=(1, 2))
-    x, y = (each[None, ::_STEP, ::_STEP] for each in _GRID)
-    target, index = one[:, ::_STEP, ::_STEP], np.arange(count)[:, None, None]
-    size = (SIDE // _STEP) ** 2
+    x, y = (each[None, ::apart, ::apart] for each in _GRID)
+    target, index = one[:, ::apart, ::apart], np.arange(count)[:, None, None]
+    size = (SIDE // apart) ** 2
     basis = np.stack([(x - SIDE / 2) / SIDE, (y - SIDE / 2) / SIDE, np.ones_like(x)])
-    for _ in range(steps):
+    for _ in range(_STEPS):
         where = _apply(transforms, x, y)
         weights = _inside(*where).astype(np.float32)
         total = np.maximum(1, weights.sum((1, 2), keepdims=True))
@@ -298,9 +336,9 @@ def _apply(transforms: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.nda
     return a * x + b * y + c, d * x + e * y + f
 
 
-def _inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    last = SIDE - 1
-    return np.asarray((x >= 0) & (x <= last) & (y >= 0) & (y <= last))
+def _inside(x: np.ndarray, y: np.ndarray, margin: float = 0) -> np.ndarray:
+    last = SIDE - 1 - margin
+    return np.asarray((x >= margin) & (x <= last) & (y >= margin) & (y <= last))
 
 
 def _center(values: np.ndarray, weights: np.ndarray, total: np.ndarray) -> np.ndarray:
