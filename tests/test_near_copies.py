@@ -18,7 +18,7 @@ from foveate.data.formats import read_table
 from foveate.data.group_columns import with_groups
 from foveate.data.grouping import Groups, find_groups, near_copy_pairs
 from foveate.data.keypoints import MIRROR, coefficients, find_keypoints
-from foveate.data.near_copies import _MAX_CANDIDATES, _candidates
+from foveate.data.near_copies import _MAX_CANDIDATES, _candidates, _Votes
 from foveate.data.records import group_rank
 from foveate.data.scan import scan
 from foveate.data.sequences import find_sequences
@@ -27,14 +27,14 @@ from foveate.errors import UsageError
 from foveate.recipe import DataRecipe
 
 
-def scene(seed: int, size: tuple[int, int] = (150, 120)) -> Image.Image:
+def scene(seed: int, size: tuple[int, int] = (150, 120), shapes: int = 30) -> Image.Image:
     """A picture of its own: polygons and ellipses on a shaded ground."""
     rng = random.Random(seed)
     shade = np.linspace(rng.randint(60, 120), rng.randint(130, 200), size[0])
     ground = np.tile(shade[None, :, None], (size[1], 1, 3)).astype(np.uint8)
     image = Image.fromarray(ground)
     pen = ImageDraw.Draw(image)
-    for _ in range(30):
+    for _ in range(shapes):
         x, y, radius = rng.randint(0, size[0]), rng.randint(0, size[1]), rng.randint(5, 18)
         color = tuple(rng.randint(0, 255) for _ in range(3))
         box = (x - radius, y - rng.randint(5, radius), x + radius, y + rng.randint(5, radius))
@@ -150,6 +150,31 @@ def test_candidates_of_many_copies_stay_few(scenes):
     assert len(near) <= _MAX_CANDIDATES * len(images)
     assert (near < far).all()
     assert len(set(clusters_of(images).tolist())) == 1
+
+
+@pytest.mark.parametrize(("turned", "found"), [((-5, 5), True), ((5, 20), True), ((5, 95), False)])
+def test_votes_count_together_where_they_agree_on_the_angle(turned, found):
+    frames = np.exp(1j * np.radians([0, 0, *turned]))
+    votes = _Votes(np.array([2, 2]), frames)
+    votes.add(np.array([1, 2, 1, 2, 3, 4, 5, 6], np.uint32))
+    near, far, mirrored = (each.tolist() for each in votes.strongest())
+    assert (near, far, mirrored) == (([0], [1], [False]) if found else ([], [], []))
+
+
+def test_a_mirrored_image_gets_votes_in_both_directions():
+    votes = _Votes(np.array([1, 1]), np.exp(1j * np.radians([40, 70])))
+    votes.add(np.array([1, 2, 2, 1], np.uint32))  # as they are, then mirrored
+    near, far, mirrored = (each.tolist() for each in votes.strongest())
+    assert (near, far, mirrored) == ([0], [1], [True])
+
+
+def test_copies_with_few_matches_are_found_by_their_pixels():
+    scenes = [scene(seed, shapes=7) for seed in range(30)]
+    copies = [EDITS["mirrored and cropped"](image, seed) for seed, image in enumerate(scenes)]
+    assert find_keypoints(fingerprints(scenes)[0]).counts.mean() < 12
+    clusters = clusters_of([*scenes, *copies])
+    assert (clusters[:30] == clusters[30:]).mean() >= 0.9
+    assert len(set(clusters[:30].tolist())) == 30
 
 
 @pytest.mark.parametrize("count", [1, 2])
