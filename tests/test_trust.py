@@ -23,11 +23,11 @@ TEST_NAMES = {
 
 
 def test_every_promise_has_one_line():
-    assert sorted(ROWS) == list(range(1, 43))
-    assert len(re.findall(r"^\| T\d+ \|", PAGE, re.MULTILINE)) == 42
+    assert sorted(ROWS) == list(range(1, 1 + len(ROWS)))
+    assert len(re.findall(r"^\| T\d+ \|", PAGE, re.MULTILINE)) == len(ROWS)
 
 
-@pytest.mark.parametrize("number", range(1, 43))
+@pytest.mark.parametrize("number", sorted(ROWS))
 def test_the_tests_of_a_promise_exist(number):
     """Or it says plainly that nothing does."""
     _, proof = ROWS[number]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import BrokenImage
-from foveate.images.codec import MAX_PIXELS
+from foveate.images.limits import refuse_pixels
 
 
 def read_bitmap(content: bytes) -> np.ndarray:
@@ -19,8 +19,7 @@ def read_bitmap(content: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} px")
+            refuse_pixels(image.width, image.height, None)
             values = np.asarray(image)
             if image.mode in ("RGBA", "LA", "PA"):
                 values = values[..., -1]

@@ -9,46 +9,44 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from foveate.errors import BrokenImage
 from foveate.images import jpeg
+from foveate.images.cost import deep_png_bytes, refuse_costly
+from foveate.images.limits import refuse_large, refuse_pixels, too_large
+from foveate.images.orientation import (
+    TRANSPOSES,
+    has_trailing_metadata,
+    orientation_of,
+    stated_orientation,
+    upright_array,
+)
 from foveate.images.pixels import (
     AS_STORED,
     Rendering,
     as_rgb,
     from_values,
     select_bands,
+    to_array,
     to_bands,
     to_rgb,
 )
 from foveate.images.quiet import quiet_pillow
 from foveate.images.readers import is_deep_color, read_deep_png, read_values
+from foveate.images.structure import working_bytes
 from foveate.utils.paths import printable
-
-MAX_PIXELS = 178_956_970  # Pillow's own default limit: about half a gigabyte once decoded
 
 # Named one by one, because some of Pillow's other readers (EPS) start programs. JPEG covers MPO.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}  # others: .png
-_ORIENTATION_TAG = 0x0112  # of EXIF
-_TRANSPOSES = {  # by orientation: what turns the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read_image(
@@ -72,13 +70,13 @@ def read_image(
         BrokenImage: It cannot be read.
     """
     try:
-        with _open_image(source, rendering) as (image, where):
-            return _decoded(image, short_side, where, rendering)
+        with _open_image(source, rendering) as opened:
+            return _decoded(opened, short_side, rendering)
     except _EndsEarly as error:
         content = source if isinstance(source, bytes) else source.read_bytes()
         whole = jpeg.complete(content, str(error.where) if error.where else None)
-        with _open_image(whole, rendering) as (image, where):
-            return _decoded(image, short_side, where, rendering)
+        with _open_image(whole, rendering) as opened:
+            return _decoded(opened, short_side, rendering)
 
 
 def read_size(source: Path | bytes) -> tuple[int, int]:
@@ -87,14 +85,16 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
     Raises:
         BrokenImage: It cannot be read.
     """
-    with _open_image(source) as (image, _):
+    with _open_image(source) as opened:
+        image = opened.image
         file: IO[bytes] | None = getattr(image, "fp", None)
-        if image.format == "PNG" and file is not None and _has_trailing_metadata(file):
+        opened.refuse_costly()
+        if image.format == "PNG" and file is not None and has_trailing_metadata(file):
             image.load()  # the only way to it, and rare
         width, height = image.size
         # Pillow has already turned the size of a TIFF. Its PNG reader decodes everything before it
         # looks for EXIF: not here.
-        turned = image.format != "TIFF" and _orientation(image, Image.Image.getexif) >= 5
+        turned = image.format != "TIFF" and stated_orientation(image) >= 5
         return (width, height) if turned else (height, width)
 
 
@@ -104,8 +104,9 @@ def usual_extension(content: bytes) -> str:
     Raises:
         BrokenImage: It cannot be read.
     """
-    with _open_image(content) as (image, _):
-        return _EXTENSIONS.get(image.format or "", f".{(image.format or '').lower()}")
+    with _open_image(content) as opened:
+        name = opened.image.format or ""
+        return _EXTENSIONS.get(name, f".{name.lower()}")
 
 
 def read_index_mask(source: Path | bytes) -> np.ndarray:
@@ -117,8 +118,8 @@ def read_index_mask(source: Path | bytes) -> np.ndarray:
     Raises:
         BrokenImage: It cannot be read, or has colors or fractions.
     """
-    with _open_image(source) as (image, where):
-        return _index_values(image, where)
+    with _open_image(source) as opened:
+        return _index_values(opened)
 
 
 def read_mask_pages(source: Path | bytes) -> list[np.ndarray]:
@@ -129,20 +130,22 @@ def read_mask_pages(source: Path | bytes) -> list[np.ndarray]:
     Raises:
         BrokenImage: A page cannot be read, or has colors or fractions.
     """
-    with _open_image(source) as (image, where):
+    with _open_image(source) as opened:
+        image = opened.image
         count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
         pages = list[np.ndarray]()
         for index in range(count):
             image.seek(index)
             if not pages or image.size == pages[0].shape[::-1]:
-                _refuse_bomb(image.width, image.height * count, where)
-                pages.append(_index_values(image, where))
+                refuse_pixels(image.width, image.height * count, opened.where)
+                pages.append(_index_values(opened))
         return pages
 
 
-def _index_values(image: Image.Image, where: str | None) -> np.ndarray:
+def _index_values(opened: _Opened) -> np.ndarray:
     """The values of the current page of an image, as `read_index_mask` returns them."""
-    image.load()
+    image, where = opened.image, opened.where
+    opened.load()
     values = image.info["values"] if "values" in image.info else np.asarray(image)
     if values.ndim == 3:  # of LA and PA the second band is transparency
         channels = values[..., :1] if image.mode in ("LA", "PA") else values[..., :3]
@@ -162,7 +165,7 @@ def _index_values(image: Image.Image, where: str | None) -> np.ndarray:
             id="mask_fractions",
         )
     # transposed as an array, because Pillow cannot transpose all modes
-    upright = _upright_array(values, _orientation(image))
+    upright = upright_array(values, orientation_of(image))
     return np.array(upright, dtype=np.uint8 if values.dtype.kind == "b" else values.dtype)
 
 
@@ -176,8 +179,9 @@ def read_stored_values(source: Path | bytes, rendering: Rendering = AS_STORED) -
     Raises:
         BrokenImage: It cannot be read.
     """
-    with _open_image(source, rendering) as (image, _):
-        image.load()
+    with _open_image(source, rendering) as opened:
+        image = opened.image
+        opened.load()
         if "values" in image.info:
             return select_bands(image.info["values"], rendering.bands)
         return np.asarray(image)
@@ -217,7 +221,8 @@ def read_header(source: Path | bytes) -> ImageHeader:
         BrokenImage: It cannot be read.
     """
     upright = read_size(source)
-    with _open_image(source) as (image, _):
+    with _open_image(source) as opened:
+        image = opened.image
         tiles = getattr(image, "tile", ())
         stored = image.info.get("values")
         is_16_bit = ";16" in image.mode or any(";16" in str(tile[3]) for tile in tiles)
@@ -231,7 +236,7 @@ def read_header(source: Path | bytes) -> ImageHeader:
             or (stored is not None and stored.dtype.itemsize > 1),
             is_multi_frame=bool(getattr(image, "is_animated", image.info.get("frames", 1) > 1)),
             has_transparency=image.has_transparency_data,
-            exif_transformed=_orientation(image, Image.Image.getexif) > 1,
+            exif_transformed=stated_orientation(image) > 1,
             bands=image.info.get("bands", len(image.getbands())),
         )
 
@@ -305,21 +310,48 @@ class _EndsEarly(BrokenImage):
     """A JPEG ends before its image does."""
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """An image of which the header was read.
+
+    Attributes:
+        image: The image.
+        where: Its printable path, if it has one.
+        working: Bytes that the structure of the file makes the decoder hold.
+    """
+
+    image: Image.Image
+    where: str | None
+    working: int
+
+    def refuse_costly(self, target: tuple[int, int] | None = None) -> None:
+        """Raise BrokenImage if decoding it, and resizing it to `target`, takes too much."""
+        if "values" in self.image.info:  # it is decoded already
+            return
+        # a PNG may state its orientation behind its pixels
+        may_turn = self.image.format == "PNG" or stated_orientation(self.image) > 1
+        refuse_costly(self.image, self.working, target, may_turn, self.where)
+
+    def load(self, target: tuple[int, int] | None = None) -> None:
+        """Decode it."""
+        self.refuse_costly(target)
+        self.image.load()
+
+
 @contextmanager
-def _open_image(
-    source: Path | bytes, rendering: Rendering = AS_STORED
-) -> Iterator[tuple[Image.Image, str | None]]:
-    """The opened image and its printable path; whatever goes wrong inside is a BrokenImage."""
+def _open_image(source: Path | bytes, rendering: Rendering = AS_STORED) -> Iterator[_Opened]:
+    """The opened image; whatever goes wrong inside is a BrokenImage."""
     where = None if isinstance(source, bytes) else printable(source)
     file = _openable(source, where)
     try:
+        working = _working_bytes(source)
         with quiet_pillow(), _identified(file, source, where, rendering) as image:
-            _refuse_bomb(image.width, image.height, where)
-            yield image, where
+            refuse_pixels(image.width, image.height, where)
+            yield _Opened(image, where, working)
     except BrokenImage:
         raise
     except Image.DecompressionBombError as error:  # newer versions of Pillow refuse by themselves
-        raise _bomb(where, str(error)) from None
+        raise too_large(where, str(error)) from None
     except PermissionError as error:
         raise _unreadable(where, error.strerror or str(error)) from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
@@ -331,6 +363,13 @@ def _open_image(
             hint="save it again from a viewer, or remove it",
             id="undecodable_image",
         ) from None
+
+
+def _working_bytes(source: Path | bytes) -> int:
+    if isinstance(source, bytes):
+        return working_bytes(io.BytesIO(source), len(source))
+    with source.open("rb") as file:
+        return working_bytes(file, source.stat().st_size)
 
 
 def _identified(
@@ -347,6 +386,7 @@ def _identified(
     is_tiff = image.format == "TIFF"
     if (rendering.bands and is_tiff) or is_deep_color(image):
         # Pillow may have left bands out, and takes the upper 8 bits of 16-bit colors
+        refuse_large(deep_png_bytes(image.width, image.height), where)
         bands = max(rendering.channels, 3)
         values = read_values(source, where) if is_tiff else read_deep_png(source, bands)
         if values is not None:
@@ -395,21 +435,6 @@ def _refuse_empty(size: int, where: str | None) -> None:
         )
 
 
-def _refuse_bomb(width: int, height: int, where: str | None) -> None:
-    if width * height > MAX_PIXELS:
-        raise _bomb(where, f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
-
-
-def _bomb(where: str | None, why: str) -> BrokenImage:
-    return BrokenImage(
-        "this image is too large to decode safely",
-        where=where,
-        why=why,
-        hint="scale it down first, or cut it into tiles",
-        id="too_large_image",
-    )
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unrecognized image format"
@@ -420,75 +445,33 @@ def _reason(error: Exception) -> str:
 
 
 def _decoded(
-    image: Image.Image, short_side: int | None, where: str | None, rendering: Rendering
+    opened: _Opened, short_side: int | None, rendering: Rendering
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    full = image.size
+    image, full, target = opened.image, opened.image.size, None
     if short_side is not None:
+        target = with_short_side(full, short_side)
+        # an image of 1 x 100,000 px would grow beyond measure
+        refuse_pixels(*target, opened.where)
         # a JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; other formats ignore the wish
         image.draft(None, (2 * short_side, 2 * short_side))
     drafted = image.size != full
-    image.load()
+    opened.load(target)
     # after load: Pillow turns a TIFF by itself, and a PNG may state its orientation at its end
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     if not rendering.is_rgb:
         size = full if drafted else image.size
         size = size if orientation >= 5 else size[::-1]
-        bands = _upright_array(to_bands(image, rendering), orientation)
-        if short_side is not None:
-            bands = _resized_bands(bands, with_short_side(size, short_side), where)
+        bands = upright_array(to_bands(image, rendering), orientation)
+        side = bands.shape[:2] if short_side is None else with_short_side(size, short_side)
+        bands = bands if bands.shape[:2] == side else resize(bands, side)
         is_gray = bands.shape[2] == 1
         return np.ascontiguousarray(bands.repeat(3, axis=2) if is_gray else bands), size
     upright = to_rgb(image, rendering.value_range)
-    if orientation in _TRANSPOSES:
-        upright = upright.transpose(_TRANSPOSES[orientation])
+    if orientation in TRANSPOSES:
+        upright = upright.transpose(TRANSPOSES[orientation])
     width, height = (full[::-1] if orientation >= 5 else full) if drafted else upright.size
     if short_side is not None:
-        upright = _resized(upright, with_short_side((width, height), short_side), where)
-    return np.array(upright), (height, width)
-
-
-def _orientation(
-    image: Image.Image, exif: Callable[[Any], Image.Exif] = lambda image: image.getexif()
-) -> int:
-    """1 to 8; unreadable EXIF is no reason to lose the image, so it counts as upright."""
-    try:
-        value = exif(image).get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged metadata raises nearly anything
-        return 1
-    return value if value in _TRANSPOSES else 1
-
-
-def _upright_array(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W) or (H, W, C) upright; the same as Pillow's transpose with _TRANSPOSES[orientation]."""
-    if orientation >= 5:
-        values = values.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
-
-
-def _has_trailing_metadata(file: IO[bytes]) -> bool:
-    """Whether a PNG has metadata after its pixels; only the heads of its chunks are read.
-
-    A head is 8 bytes: length and name.
-    """
-    after_pixels, start = False, file.tell()
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        name = head[4:]
-        if after_pixels and name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
-            break
-        after_pixels = after_pixels or name == b"IDAT"
-        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)  # 4: the checksum
-    file.seek(start)
-    return len(head) == 8
-
-
-def _resized_bands(bands: np.ndarray, size: tuple[int, int], where: str | None) -> np.ndarray:
-    _refuse_bomb(*size, where)
-    return bands if bands.shape[:2] == size else resize(bands, size)
-
-
-def _resized(image: Image.Image, size: tuple[int, int], where: str | None) -> Image.Image:
-    _refuse_bomb(*size, where)  # an image of 1 x 100,000 px would grow beyond measure
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        size = with_short_side((width, height), short_side)
+        if upright.size != size:
+            upright = upright.resize(size, Image.Resampling.BICUBIC)
+    return to_array(upright), (height, width)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foveate.errors import BrokenImage
-from foveate.images.installed import refuse_large
+from foveate.images.limits import refuse_large
 
 if TYPE_CHECKING:
     from pydicom import Dataset

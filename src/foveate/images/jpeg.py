@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import BrokenImage
+from foveate.images.limits import refuse_large
+from foveate.images.pixels import image_strips
 from foveate.utils.paths import printable
 
 MAX_MISSING = 0.1  # share of the rows that may be missing
@@ -16,6 +18,7 @@ _START, _END, _SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
 _HELD_BACK = (
     18  # rows that the decoder holds back: one row of blocks, and the edge of the one above
 )
+_BYTES_FOR_TWO = 9  # a pixel, of the image and of its completion
 _TAIL = 4096  # bytes; some cameras append padding or a trailer after the end marker
 
 
@@ -74,6 +77,7 @@ def _missing_rows(image: Image.Image, completed: bytes) -> int:
 
     The decoder leaves them black; what is black in the completed image as well is not missing.
     """
+    refuse_large(_BYTES_FOR_TWO * image.width * image.height, None)
     try:
         image.load()
     except OSError:
@@ -87,7 +91,8 @@ def _missing_rows(image: Image.Image, completed: bytes) -> int:
 
 def _has_light(image: Image.Image) -> np.ndarray:
     """(H,) bool: whether a row is not black."""
-    return np.asarray(np.asarray(image).reshape(image.height, -1).any(1))
+    strips = map(np.asarray, image_strips(image))
+    return np.concatenate([strip.reshape(len(strip), -1).any(1) for strip in strips])
 
 
 def _is_decodable(content: bytes) -> bool:

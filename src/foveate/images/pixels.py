@@ -5,13 +5,16 @@ Of 16 bits, 65535 is white: 257 for each of the 255 steps of a byte.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from foveate.errors import BrokenImage
+from foveate.images.cost import STRIP_BYTES
 from foveate.images.readers import Values
 
 
@@ -65,10 +68,15 @@ def from_values(values: Values, rendering: Rendering) -> Image.Image:
     Raises:
         BrokenImage: It does not have the bands that are asked for.
     """
-    array = select_bands(values.array, rendering.bands)
-    if array.ndim == 3:
-        array = array[..., :3] if array.shape[2] >= 3 else array[..., 0]
-    image = Image.fromarray(np.ascontiguousarray(_scaled(array, rendering.value_range)))
+
+    def shown() -> Iterator[np.ndarray]:
+        for strip in _array_strips(values.array):
+            array = select_bands(strip, rendering.bands)
+            if array.ndim == 3:
+                array = array[..., :3] if array.shape[2] >= 3 else array[..., 0]
+            yield np.ascontiguousarray(array)
+
+    image = Image.fromarray(_to_levels(shown, rendering.value_range))
     bands = values.array.shape[2] if values.array.ndim == 3 else 1
     image.format = values.format
     image.info.update(frames=values.frames, bands=bands, values=values.array)
@@ -76,13 +84,61 @@ def from_values(values: Values, rendering: Rendering) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
-    """Return an image of any mode as RGB, on white where it is transparent."""
+    """Return an image of any mode as RGB, on white where it is transparent.
+
+    Large images are converted in strips: a copy of all of them in each step would take gigabytes.
+    """
     if has_deep_mode(image):
-        return Image.fromarray(_scaled(np.asarray(image), value_range)).convert("RGB")
+        values = _to_levels(lambda: map(np.asarray, image_strips(image)), value_range)
+        return Image.fromarray(values).convert("RGB")
     if image.has_transparency_data and not _is_fourth_band(image):
-        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return _in_strips(image, _on_white)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Return an RGB image as (H, W, 3) uint8."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, strip in zip(_rows_of(image), image_strips(image), strict=True):
+        pixels[rows] = np.asarray(strip)
+    return pixels
+
+
+def image_strips(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield an image in parts of full width from top to bottom, each about a megabyte."""
+    strips = list(_rows_of(image))
+    for rows in strips:
+        box = (0, rows.start, image.width, rows.stop)
+        yield image if len(strips) == 1 else image.crop(box)
+
+
+def _rows_of(image: Image.Image) -> Iterator[slice]:
+    return _row_strips(image.height, 4 * image.width * image.height)
+
+
+def _row_strips(height: int, nbytes: int) -> Iterator[slice]:
+    """Slices of rows with about STRIP_BYTES each, of `height` rows with `nbytes` together."""
+    step = max(1, STRIP_BYTES * height // max(1, nbytes))
+    return (slice(start, min(start + step, height)) for start in range(0, height, step))
+
+
+def _array_strips(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[rows] for rows in _row_strips(len(values), values.nbytes))
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image, strip by strip, to RGB."""
+    if len(list(_rows_of(image))) == 1:
+        return convert(image)
+    result = Image.new("RGB", image.size)
+    for rows, strip in zip(_rows_of(image), image_strips(image), strict=True):
+        result.paste(convert(strip), (0, rows.start))
+    return result
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def has_deep_mode(image: Image.Image) -> bool:
@@ -105,7 +161,7 @@ def to_bands(image: Image.Image, rendering: Rendering) -> np.ndarray:
     else:
         known = image.mode in ("L", "LA", "RGB", "RGBA")
         values = select_bands(np.asarray(image if known else image.convert("RGB")), rendering.bands)
-    scaled = _scaled(values, rendering.value_range, rendering.bits)
+    scaled = _to_levels(lambda: _array_strips(values), rendering.value_range, rendering.bits)
     return scaled if scaled.ndim == 3 else scaled[..., None]
 
 
@@ -157,43 +213,71 @@ def select_bands(values: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
     return np.asarray(selected[..., 0] if len(chosen) == 1 else selected)
 
 
-def _scaled(
-    values: np.ndarray, value_range: tuple[float, float] | None, bits: int = 8
+def _to_levels(
+    strips: Callable[[], Iterable[np.ndarray]],
+    value_range: tuple[float, float] | None,
+    bits: int = 8,
 ) -> np.ndarray:
     """Values of any number type -> uint8 or uint16, of the same shape.
 
     Bytes are kept. A stated range is black to white. Otherwise 16 bits are scaled from 0..65535,
     integers that fit into bytes are kept, fractions from 0 to 1 are scaled, and other ranges are
     stretched from their minimum to their maximum; what is not finite becomes 0.
+
+    Args:
+        strips: Returns the values in parts, from top to bottom, anew with each call.
+        value_range: The values that become black and white.
+        bits: 8 or 16, of the result.
     """
-    if values.dtype == np.uint8:
-        return values if bits == 8 else values.astype(np.uint16) * 257
-    if values.dtype == bool:
-        return _stretched(values.astype(np.float64), 0, 1, bits)
+    convert = _conversion(strips, value_range, bits)
+    return np.concatenate([convert(strip) for strip in strips()])
+
+
+def _conversion(
+    strips: Callable[[], Iterable[np.ndarray]],
+    value_range: tuple[float, float] | None,
+    bits: int,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns a part of these values into uint8 or uint16."""
+    dtype = next(iter(strips())).dtype
+    if dtype == np.uint8:
+        return partial(_from_bytes, bits=bits)
+    if dtype.kind == "b":
+        return lambda values: _from_bytes(values.astype(np.uint8) * 255, bits)
     if value_range is not None:
-        return _stretched(_finite(values), *value_range, bits)
-    if values.dtype.kind in "iu":
-        return _from_integers(values, bits)
-    finite = _finite(values)
-    low, high = float(finite.min()), float(finite.max())
+        return lambda values: _stretched(_finite(values), *value_range, bits)
+    if dtype.kind in "iu":
+        return _conversion_of_integers(dtype, *_extremes(strips()), bits)
+    low, high = _extremes(_finite(strip) for strip in strips())
     if low >= 0 and high <= 255:
         low, high = 0, 1 if high <= 1 else 255
-    return _stretched(finite, low, high, bits)
+    return lambda values: _stretched(_finite(values), low, high, bits)
+
+
+def _extremes(strips: Iterable[np.ndarray]) -> tuple[Any, Any]:
+    """The least and the greatest value, as numbers of Python."""
+    pairs = [(strip.min().item(), strip.max().item()) for strip in strips]
+    return min(low for low, _ in pairs), max(high for _, high in pairs)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _from_integers(values: np.ndarray, bits: int) -> np.ndarray:
+def _conversion_of_integers(
+    dtype: np.dtype[Any], low: int, high: int, bits: int
+) -> Callable[[np.ndarray], np.ndarray]:
     """Bytes are kept, 16 bits scaled, other ranges stretched from their minimum to their
     maximum."""
-    low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        return _stretched(values.astype(np.float64), low, high, bits)
-    if values.dtype != np.uint16 and high <= 255:
-        return _scaled(values.astype(np.uint8), None, bits)
-    return _from_16_bit(values) if bits == 8 else values.astype(np.uint16)
+        return lambda values: _stretched(values.astype(np.float64), low, high, bits)
+    if dtype != np.uint16 and high <= 255:
+        return lambda values: _from_bytes(values.astype(np.uint8), bits)
+    return _from_16_bit if bits == 8 else lambda values: values.astype(np.uint16)
+
+
+def _from_bytes(values: np.ndarray, bits: int) -> np.ndarray:
+    return values if bits == 8 else values.astype(np.uint16) * 257
 
 
 def _from_16_bit(values: np.ndarray) -> np.ndarray:

@@ -15,13 +15,16 @@ from PIL import Image
 
 from foveate.errors import BrokenImage
 from foveate.images import dicom
-from foveate.images.installed import refuse_large, require_reader
+from foveate.images.installed import require_reader
+from foveate.images.limits import refuse_large
 from foveate.images.nifti import VOLUME_EXTENSIONS
 
 HEIC_EXTENSIONS = (".heic", ".heif")
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 ARCHIVE_EXTENSIONS = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _HEAD = 512  # bytes from which a format is recognized
+# bytes a pixel: of HEIC in all its forms; of RGB as an image, an array and a copy
+_HEIC_BYTES, _RGB_BYTES = 20, 15
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _MATROSKA = b"\x1aE\xdf\xa3"
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -108,7 +111,7 @@ def _read_heic(source: Path | bytes) -> np.ndarray:
     from pi_heif import open_heif
 
     image = open_heif(io.BytesIO(source) if isinstance(source, bytes) else source)
-    refuse_large(3 * image.size[0] * image.size[1], None)
+    refuse_large(_HEIC_BYTES * image.size[0] * image.size[1], None)
     return np.asarray(image.to_pillow().convert("RGB"))
 
 
@@ -118,7 +121,7 @@ def _read_tiff(source: Path | bytes) -> Values:
 
     with TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         page = file.pages.first
-        refuse_large(page.nbytes, None)
+        refuse_large(page.nbytes + _RGB_BYTES * page.imagewidth * page.imagelength, None)
         array = page.asarray()
         if array.ndim == 3 and page.planarconfig == 2:  # separate planes: bands come first
             array = np.moveaxis(array, 0, -1)
