@@ -22,7 +22,7 @@ from foveate.images import codec, cost
 from foveate.images.limits import limit_decoding
 from hostile_images import LARGE, SLOW, encoded, tiny
 
-SIDE, BOUND = 1500, 500_000_000
+SIDE, BOUND = 1300, 500_000_000
 
 
 def measured(content: bytes, short_side: int | None) -> dict[str, float | str]:

@@ -7,13 +7,13 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from foveate.serving.engines import Engine
 from foveate.utils.memory import use_one_arena
 
-_DECODERS = 4  # threads
+DECODERS = 4  # threads
 QueuedImage = tuple[Any, "asyncio.Future[dict[str, Any]]"]
 """A decoded image, and the future of its prediction"""
 
@@ -23,24 +23,117 @@ class QueueFull(Exception):
 
 
 class WorkerPools:
-    """The threads that all models share: some decode images, one predicts, with all torch threads.
+    """The threads that all models share, and the memory for what they decode.
 
-    Two predicting threads with half of the torch threads each would have smaller batches, of 8
-    instead of 16 images, and an image would cost a quarter more.
+    Some threads decode images, one predicts, with all torch threads. Two predicting threads with
+    half of the torch threads each would have smaller batches, of 8 instead of 16 images, and an
+    image would cost a quarter more.
+
+    Args:
+        max_decoded: Bytes that decoding one image takes at most.
+
+    Attributes:
+        running: Number of functions that threads are computing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_decoded: int) -> None:
         use_one_arena()
         torch = sys.modules.get("torch")  # exported files need none
         torch_threads = torch.get_num_threads() if torch else 1
-        self.decoders = ThreadPoolExecutor(_DECODERS, "decode", _set_torch_threads, (1,))
+        self.decoders = ThreadPoolExecutor(DECODERS, "decode", _set_torch_threads, (1,))
         self.predictor = ThreadPoolExecutor(1, "predict", _set_torch_threads, (torch_threads,))
         self.turn = asyncio.Lock()
+        self.running = 0
+        self._max_decoded = max_decoded
+        # each decoder at work, and as much again for images that wait for their batch
+        self._memory = _Memory((DECODERS + 1) * max_decoded)
+
+    @asynccontextmanager
+    async def decoding(
+        self, function: Callable[[bytes], Any], content: bytes, is_exclusive: bool = False
+    ) -> AsyncIterator[Any]:
+        """Call a function that decodes an image in a thread; the result counts as held inside.
+
+        Memory is free again when the thread is done, even if nobody waits for it any more.
+
+        Args:
+            function: The function.
+            content: The encoded image.
+            is_exclusive: Whether it predicts as well: it gets the thread for that.
+        """
+        await self._memory.acquire(self._max_decoded)
+        held = self._max_decoded
+        call: asyncio.Future[Any] | None = None
+        try:
+            async with self.turn if is_exclusive else nullcontext():
+                pool = self.predictor if is_exclusive else self.decoders
+                call = self._start(pool, function, content)
+                result = await asyncio.shield(call)
+            size = min(held, getattr(result, "nbytes", 0))
+            self._memory.release(held - size)
+            held = size
+            yield result
+        finally:
+            if call is None or call.done():
+                self._memory.release(held)
+            else:
+                call.add_done_callback(lambda _: self._memory.release(held))
+
+    async def parse(self, function: Callable[[bytes], Any], content: bytes) -> Any:
+        """Call a function that reads no pixels in a thread that decodes."""
+        return await asyncio.shield(self._start(self.decoders, function, content))
+
+    async def predict(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        """Call a function in the thread that predicts."""
+        return await asyncio.shield(self._start(self.predictor, function, argument))
+
+    def _start(
+        self, pool: ThreadPoolExecutor, function: Callable[[Any], Any], argument: Any
+    ) -> asyncio.Future[Any]:
+        self.running += 1
+        call = asyncio.get_running_loop().run_in_executor(pool, function, argument)
+        call.add_done_callback(self._note_end)
+        return call
+
+    def _note_end(self, call: asyncio.Future[Any]) -> None:
+        self.running -= 1
+        if not call.cancelled():
+            call.exception()  # seen, also where nobody waits for it any more
 
     def stop(self) -> None:
         """Stop the threads once they have finished what they are doing."""
         for pool in (self.decoders, self.predictor):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Memory:
+    """Bytes that are lent in the order in which they were asked for."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiting = deque[tuple[int, asyncio.Future[None]]]()
+
+    async def acquire(self, size: int) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, future))
+        self._lend()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # lent meanwhile
+                self.release(size)
+            raise
+
+    def release(self, size: int) -> None:
+        self._free += size
+        self._lend()
+
+    def _lend(self) -> None:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
+            size, future = self._waiting.popleft()
+            if not future.done():
+                self._free -= size
+                future.set_result(None)
 
 
 def _set_torch_threads(count: int) -> None:
@@ -55,7 +148,7 @@ class Batcher:
         engine: The model.
         max_batch: Greatest number of images in a batch.
         max_wait: Seconds for which the first image of a batch waits for others.
-        max_queue: Greatest number of images in flight: being read, waiting or being predicted.
+        max_queue: Greatest number of images in flight: being decoded, waiting or being predicted.
         pools: The threads.
 
     Attributes:
@@ -91,7 +184,7 @@ class Batcher:
 
     @asynccontextmanager
     async def reserve(self, count: int = 1) -> AsyncIterator[None]:
-        """Count images as in flight, from before their bytes are read.
+        """Count images as in flight, whose bytes are there.
 
         Raises:
             QueueFull: There would be too many of them.
@@ -112,23 +205,23 @@ class Batcher:
         Raises:
             BrokenImage: The image cannot be decoded.
         """
-        loop = asyncio.get_running_loop()
         self._decoding += 1
+        is_decoding = True
         try:
-            image = await loop.run_in_executor(self.pools.decoders, self.engine.decode, content)
+            async with self.pools.decoding(self.engine.decode, content) as image:
+                self._decoding, is_decoding = self._decoding - 1, False
+                future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+                self._queue.append((image, future))
+                self._changed.set()
+                return await future
         finally:
-            self._decoding -= 1
+            self._decoding -= is_decoding
             self._changed.set()
-        future: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._queue.append((image, future))
-        return await future
 
     async def run_exclusively(self, function: Callable[[bytes], Any], content: bytes) -> Any:
         """Call a function on an encoded image, between two batches."""
-        async with self.pools.turn:
-            return await asyncio.get_running_loop().run_in_executor(
-                self.pools.predictor, function, content
-            )
+        async with self.pools.decoding(function, content, is_exclusive=True) as result:
+            return result
 
     async def _run(self) -> None:
         while True:
@@ -164,9 +257,7 @@ class Batcher:
             return
         images = [image for image, _ in batch]
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self.pools.predictor, self.engine.predict, images
-            )
+            rows = await self.pools.predict(self.engine.predict, images)
         except Exception as error:  # fails the images of this batch, not the server
             for _, future in batch:
                 if not future.done():

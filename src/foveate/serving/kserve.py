@@ -21,6 +21,11 @@ from foveate.serving.requests import RequestError
 HEADER = "inference-header-content-length"  # with the length of the JSON, if bytes follow it
 # of that length, fewer digits: int() refuses thousands of them
 _MAX_DIGITS = 19
+# of the JSON: braces, brackets, commas and colons, of which a request has some dozens. Base64 has
+# none of them; an object in memory takes a hundred bytes
+_MAX_MARKS = 10_000
+_MAX_ID = 1000  # characters; it is sent back
+_TOO_MUCH = "the JSON of the request has too many values"
 
 
 def metadata(engine: Engine) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def parse_request(
     """
     length = _json_length(header, body)
     try:
-        request = json.loads(body[:length])
+        request = _parse_json(body[:length])
         tensor = next(each for each in request["inputs"] if each["name"] == "image")
         datatype, shape, data = tensor["datatype"], tensor["shape"], tensor.get("data")
         parameters = tensor.get("parameters", {})
@@ -70,17 +75,55 @@ def parse_request(
         raise RequestError(
             400, "the input 'image' must have the datatype BYTES and the shape [B]: encoded images"
         )
-    images = _split_bytes(body[length:], parameters) if data is None else _decode_texts(data)
+    if data is None:
+        images = _split_bytes(memoryview(body)[length:], parameters, max_images)
+    else:
+        images = _decode_texts(data, max_images)
+        tensor["data"] = ()  # not needed any more, and the largest part of the request
     count = len(images)
+    if not 0 < count <= max_images:
+        raise _wrong_number(max_images, str(count))
     if [count] != shape:
         raise RequestError(
             400,
-            f"the input 'image' has the shape {shape}, but "
+            f"the input 'image' has another shape than [{count}]: "
             f"{count} {'image was' if count == 1 else 'images were'} sent",
         )
-    if not 0 < count <= max_images:
-        raise RequestError(400, f"send 1 to {max_images} images in a request, not {count}")
+    if len(str(request.get("id", ""))) > _MAX_ID:
+        raise RequestError(400, f"the id of the request is longer than {_MAX_ID} characters")
     return request, images
+
+
+def _wrong_number(max_images: int, count: str) -> RequestError:
+    return RequestError(400, f"send 1 to {max_images} images in a request, not {count}")
+
+
+def _parse_json(text: bytes) -> Any:
+    """Parse JSON of few values.
+
+    Raises:
+        RequestError: It has too many, or text that is not Unicode (400).
+        ValueError: It is not JSON.
+    """
+    if sum(map(text.count, (b"[", b"{", b",", b":"))) > _MAX_MARKS:
+        raise RequestError(400, _TOO_MUCH)
+    content = json.loads(text.decode())
+    # half of a pair of surrogates is valid JSON but cannot be sent back
+    if b"\\u" in text and not _is_unicode(content):
+        raise RequestError(400, "the request contains text that is not valid Unicode")
+    return content
+
+
+def _is_unicode(content: Any) -> bool:
+    """Whether all names and texts can be encoded."""
+    if isinstance(content, dict):
+        return all(_is_unicode(each) for pair in content.items() for each in pair)
+    if isinstance(content, list):
+        return all(map(_is_unicode, content))
+    try:
+        return not isinstance(content, str) or bool(content.encode()) or not content
+    except UnicodeEncodeError:
+        return False
 
 
 def build_response(
@@ -139,7 +182,8 @@ def _requested_outputs(
     unknown = [name for name in outputs if name not in tensors]
     if unknown:
         raise RequestError(
-            400, f"there is no output named {unknown[0]!r}; outputs: {', '.join(tensors)}"
+            400,
+            f"there is no output named {str(unknown[0])[:100]!r}; outputs: {', '.join(tensors)}",
         )
     return outputs
 
@@ -157,7 +201,7 @@ def _json_length(header: str | None, body: bytes) -> int:
     return int(header)
 
 
-def _split_bytes(content: bytes, parameters: dict[str, Any]) -> list[bytes]:
+def _split_bytes(content: memoryview, parameters: dict[str, Any], max_images: int) -> list[bytes]:
     """Return the elements of a binary BYTES tensor: each follows its length, a uint32, in bytes."""
     size, elements, start = parameters.get("binary_data_size"), list[bytes](), 0
     if not isinstance(size, int) or size != len(content):
@@ -168,13 +212,17 @@ def _split_bytes(content: bytes, parameters: dict[str, Any]) -> list[bytes]:
         (length,) = struct.unpack_from("<I", content, start)
         if start + 4 + length > size:
             raise RequestError(400, "the binary data end within an image")
-        elements.append(content[start + 4 : start + 4 + length])
+        if len(elements) == max_images:
+            raise _wrong_number(max_images, "more")
+        elements.append(bytes(content[start + 4 : start + 4 + length]))
         start += 4 + length
     return elements
 
 
-def _decode_texts(data: Any) -> list[bytes]:
+def _decode_texts(data: Any, max_images: int) -> list[bytes]:
     """Return the elements of a BYTES tensor in JSON."""
+    if isinstance(data, list) and len(data) > max_images:
+        raise _wrong_number(max_images, str(len(data)))
     if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
         raise RequestError(400, "'data' must be a list of images in base64")
     try:

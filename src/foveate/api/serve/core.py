@@ -10,44 +10,55 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.errors import UsageError, require_packages
+from foveate.images.limits import limit_decoding
 from foveate.utils import log
 
 if TYPE_CHECKING:
-    from foveate.serving.app import Limits, ServerState
+    from foveate.serving.engines import Engine
+    from foveate.serving.state import Limits, ServerState
 
 TOKEN = "FOVEATE_TOKEN"  # environment variable with the token that requests must send
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 _BACKLOG = 2048  # connections that wait to be accepted
+# of them, that are accepted at once: what earlier ones sent is read in between
+_ACCEPTED_AT_ONCE = 64
 _POLL = 0.05  # seconds
 
 
-def server_limits(
-    max_batch: int,
-    batch_wait_ms: float,
-    max_queue: int,
-    max_body_mb: float,
-    request_timeout: float,
-) -> Limits:
+def server_limits(**limits: Any) -> Limits:
     """Return the limits of the server; the token comes from the environment.
+
+    Args:
+        **limits: Those of `Limits`.
 
     Raises:
         MissingExtra: The extra 'serve' is not installed.
     """
     require_packages("serve", *_PACKAGES)
-    from foveate.serving.app import Limits
+    from foveate.serving.state import Limits
 
-    return Limits(
-        max_batch=max_batch,
-        batch_wait=batch_wait_ms / 1000,
-        max_queue=max_queue,
-        max_body_bytes=int(max_body_mb * 1_000_000),
-        body_timeout=request_timeout,
-        token=os.environ.get(TOKEN, ""),
-    )
+    return Limits(token=os.environ.get(TOKEN, ""), **limits)
+
+
+def refuse_exposed(host: str, limits: Limits, no_token: bool) -> None:
+    """Raise UsageError if other machines would reach the server and need no token."""
+    if limits.token or no_token or host == "localhost":
+        return
+    try:
+        is_local = ip_address(host).is_loopback
+    except ValueError:  # a name
+        is_local = False
+    if not is_local:
+        raise UsageError(
+            f"at {host}, others could use the server without a token",
+            where="--host",
+            hint=f"set the environment variable {TOKEN}, or --no-token if everybody may use it",
+        )
 
 
 def run_server(
@@ -66,23 +77,42 @@ def run_server(
     Raises:
         UsageError: The port is in use, or something cannot be served.
     """
+    from foveate.serving.engines import load_engines
+
+    serve_engines(load_engines(paths, device), host, port, limits, grace)
+
+
+def serve_engines(
+    engines: dict[str, Engine], host: str, port: int, limits: Limits, grace: float
+) -> None:
+    """Serve loaded models; the other arguments are those of `run_server`."""
     import uvicorn
 
     from foveate.serving.app import create_app
-    from foveate.serving.engines import load_engines
+    from foveate.serving.protocol import KEEP_ALIVE_SECONDS, BoundedProtocol
 
-    app = create_app(load_engines(paths, device), limits)
+    limit_decoding(limits.max_decoded_bytes)
+    app = create_app(engines, limits)
     listener = _listen(host, port)
     _log_requests()
     config = uvicorn.Config(
         app,
-        backlog=_BACKLOG,
-        log_level="warning",
+        http=BoundedProtocol,
+        ws="none",
+        backlog=_ACCEPTED_AT_ONCE,
+        log_level="error",  # what is wrong with a request is no fault of the server
         access_log=False,
-        timeout_graceful_shutdown=int(grace),
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     log.info(f"serving on http://{host}:{listener.getsockname()[1]}")
-    asyncio.run(_serve(uvicorn.Server(config), listener, app.state.foveate, grace))
+    state = app.state.foveate
+    asyncio.run(_serve(uvicorn.Server(config), listener, state, grace))
+    if state.pools.running:
+        # a thread that decodes or predicts cannot be ended, and Python would wait for it
+        log.warning("the time to finish is over: what is still being computed is dropped")
+        logging.shutdown()
+        os._exit(0)
 
 
 def _log_requests() -> None:
@@ -128,11 +158,15 @@ async def _serve(server: Any, listener: socket.socket, state: ServerState, grace
         loop.add_signal_handler(number, signaled.set)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     waiting = asyncio.ensure_future(signaled.wait())
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0)
+    listener.listen(_BACKLOG)  # uvicorn has set it to the other number
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     state.draining = True
     end = loop.time() + grace
     while state.running and loop.time() < end:
         await asyncio.sleep(_POLL)
+    server.config.timeout_graceful_shutdown = max(0, end - loop.time())
     server.should_exit = True
     waiting.cancel()
     await serving

@@ -15,6 +15,8 @@ COMMAND = Command(
         "batch_wait_ms": click.FloatRange(min=0),
         "max_queue": click.IntRange(min=1),
         "max_body_mb": _POSITIVE,
+        "max_bodies_mb": _POSITIVE,
+        "max_decoded_mb": _POSITIVE,
         "request_timeout": _POSITIVE,
         "grace": click.FloatRange(min=0),
     },
