@@ -181,7 +181,7 @@ class _Votes:
         angle = np.where(other ^ (swapped & ~mirrored), -angle, angle)
         step = np.floor(angle).astype(np.int64) % _ANGLES
         low, high = np.where(swapped, far, near), np.where(swapped, near, far)
-        return ((low * self._count + high) * 2 + mirrored) * _ANGLES + step
+        return np.asarray(((low * self._count + high) * 2 + mirrored) * _ANGLES + step)
 
     def _merge(self) -> None:
         """Count what waits; angles without a second vote by now are forgotten if there are many."""
@@ -251,7 +251,7 @@ class _Images:
     thumbnails: np.ndarray
     tints: np.ndarray
     keypoints: Keypoints
-    coarse: np.ndarray
+    coarse: np.ndarray  # blurred thumbnails
 
     def are_alike(
         self, near: np.ndarray, far: np.ndarray, mirrored: np.ndarray, threshold: float

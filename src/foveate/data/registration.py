@@ -165,17 +165,18 @@ def correlate(
         (P,) correlations where both lie, and (P,) shares of the first image where they do.
     """
     apart = _COARSE_STEP
-    points = [each[None, ::apart, ::apart] for each in _GRID]
-    where = _apply(transforms, *points)
-    weights = (_inside(*where, _MARGIN) & _inside(*points, _MARGIN)).astype(np.float32)
+    start_x, start_y = (each[None, ::apart, ::apart] for each in _GRID)
+    end_x, end_y = _apply(transforms, start_x, start_y)
+    compared = _inside(start_x, start_y, _MARGIN) & _inside(end_x, end_y, _MARGIN)
+    weights = compared.astype(np.float32)
     total = np.maximum(1, weights.sum((1, 2), keepdims=True))
-    x, y = (np.clip(np.round(each), 0, SIDE - 1).astype(np.int64) for each in where)
+    x, y = (np.clip(np.round(each), 0, SIDE - 1).astype(np.int64) for each in (end_x, end_y))
     other = coarse[far[:, None, None], y, x].astype(np.float32)
     one = coarse[near, ::apart, ::apart].astype(np.float32)
     one, other = (_center(each, weights, total) for each in (one, other))
     products = ((a * b).sum((1, 2)) for a, b in ((one, other), (one, one), (other, other)))
     common, square, other_square = products
-    return common / np.sqrt(square * other_square + 1), _inside(*where).mean((1, 2))
+    return common / np.sqrt(square * other_square + 1), _inside(end_x, end_y).mean((1, 2))
 
 
 def refine_coarsely(
