@@ -36,7 +36,7 @@ import torch
 import foveate
 from common import ResultFile, parse_options
 from foveate.data.formats import read_table
-from foveate.evaluation.intervals import paired_bootstrap
+from foveate.evaluation.intervals import paired_mean_difference
 from foveate.evaluation.metrics.text import TextMetric, cider_scores, tokenize
 from foveate.modeling.model import build_model
 from foveate.predictions import Text
@@ -223,7 +223,7 @@ def report(name: str, table: Path, seed: int, run: Path) -> dict[str, Any]:
         scores = score(texts, parts.test)
         row |= {f"{source}_{metric}": scores[metric] for metric in METRICS}
     for source in ("frequent", "nearest"):
-        row[f"gain_{source}"] = list(paired_bootstrap(cider["foveate"], cider[source]))
+        row[f"gain_{source}"] = list(paired_mean_difference(cider["foveate"], cider[source]))
     return row
 
 

@@ -36,7 +36,7 @@ from PIL import Image, ImageFilter
 import foveate
 from common import ResultFile, parse_options, prepare_datasets
 from foveate.data.discovery import find_images
-from foveate.evaluation.intervals import bootstraps
+from foveate.evaluation.intervals import PLAIN, Quantity, Statistics, Units, estimate
 from foveate.images.codec import read_image
 from foveate.training.test_time import TEST_TIME_METHODS
 from small_clip import rows_by_name, split_names
@@ -182,9 +182,9 @@ def with_interval(value: tuple[float, float, float]) -> str:
 def ratios(
     source: np.ndarray, target: np.ndarray, adapted: np.ndarray
 ) -> list[tuple[float, float, float]]:
-    """Return each number with its bootstrap interval.
+    """Return each number with its interval.
 
-    Images are drawn with all their predictions, as both domains show the same objects.
+    An image is one unit with all its predictions, as both domains show the same objects.
     """
 
     def numbers(indices: np.ndarray) -> np.ndarray:
@@ -194,11 +194,10 @@ def ratios(
             [before, shifted, drop, after, recovered, recovered / drop if drop else np.nan]
         )
 
-    ends = bootstraps(numbers, len(source), rounds=2000)
-    return [
-        (float(value), *pair)
-        for value, pair in zip(numbers(np.arange(len(source))), ends, strict=True)
-    ]
+    names = ("before", "shifted", "drop", "after", "recovered", "share")
+    statistics = Statistics(tuple(Quantity(name, PLAIN) for name in names), numbers)
+    scores = estimate(statistics, Units.single(len(source)))
+    return [(scores[name].value, scores[name].low, scores[name].high) for name in names]
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from common import ResultFile, parse_options
-from foveate.evaluation.intervals import bootstrap, wilson
+from foveate.evaluation.intervals import paired_mean_difference, wilson
 from foveate.images.codec import read_image
 from foveate.modeling.backbones import FAMILIES
 from foveate.types import Provides
@@ -334,11 +334,7 @@ def scores(vectors: dict[str, Tensor], composed: np.ndarray) -> dict[str, dict[s
         four = np.mean([each for pair, each in correct.items() if "name" in pair], 0)
         parts = {"": composed | True, " of known words": composed, " with a new word": ~composed}
         for part, values in ((part, four[chosen]) for part, chosen in parts.items()):
-            low, high = bootstrap(
-                lambda indices, values=values: float(values[indices].mean()),
-                len(values),
-                rounds=2000,
-            )
+            _, low, high = paired_mean_difference(values, np.zeros(len(values)))
             extra = {"chance": chance, "count": len(values)}
             rows[f"mean{part}, top {top}"] = {
                 "value": float(values.mean()),

@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from foveate.api.evaluate import evaluate
 from foveate.errors import DataError, UsageError
-from foveate.evaluation.intervals import bootstrap, wilson
+from foveate.evaluation.intervals import wilson
 from foveate.evaluation.metrics import METRICS, metric_for, paired_difference
 from foveate.evaluation.metrics.labels import LabelMetric
 from foveate.evaluation.operating_point import OperatingPoint
@@ -128,29 +128,6 @@ def test_wilson_equals_scipy(count):
     for successes in {0, 1, count // 3, count // 2, count}:
         expected = binomtest(successes, count).proportion_ci(method="wilson")
         assert wilson(successes, count) == pytest.approx(tuple(expected), abs=1e-9)
-
-
-def test_the_bootstrap_equals_scipy():
-    from scipy.stats import bootstrap as reference
-
-    values = np.random.default_rng(0).normal(size=50)
-    expected = reference(
-        (np.arange(50),),
-        lambda indices: values[indices].mean(),
-        n_resamples=400,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    ends = bootstrap(lambda indices: float(values[indices].mean()), 50)
-    assert ends == pytest.approx(tuple(expected), abs=1e-12)
-
-
-def test_the_bootstrap_covers_a_mean():
-    """Its width for a mean is near 2 * 1.96 standard errors."""
-    values = np.random.default_rng(0).normal(size=400)
-    low, high = bootstrap(lambda indices: float(values[indices].mean()), 400)
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
 
 
 def test_every_metric_declares_its_prediction_type():

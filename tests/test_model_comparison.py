@@ -11,13 +11,14 @@ import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
+from scipy.stats import ttest_rel
 
 import foveate
 from conftest import SHARED, make_stripes_folder
 from foveate.api.models.cross_validation import cross_validate, subsample_images
 from foveate.cli import main as cli
 from foveate.errors import DataError, UnknownName, UsageError, WeightsError
-from foveate.evaluation.intervals import bootstrap, paired_bootstrap
+from foveate.evaluation.intervals import paired_mean_difference
 from foveate.modeling.classifiers.knn import knn_vote
 from foveate.predictions import Labels
 from foveate.types import Sample, Table
@@ -195,38 +196,37 @@ def test_the_subsample_keeps_proportions_classes_and_groups():
     assert subsample_images(table, 0, seed=0) is subsample_images(table, 400, seed=0) is table
 
 
-# --- the paired bootstrap
+# --- paired differences
 
 
 @pytest.mark.parametrize("kind", ["right or wrong", "any number"])
-def test_the_paired_bootstrap_equals_drawing_the_images(kind):
+def test_the_paired_difference_equals_the_paired_t_test(kind):
     rng = np.random.default_rng(0)
     first, second = rng.random(150), rng.random(150)
     if kind == "right or wrong":
         first, second = first < 0.8, second < 0.7
     differences = first.astype(float) - second.astype(float)
-    mean, *ends = paired_bootstrap(first, second)
+    mean, *ends = paired_mean_difference(first, second)
     assert mean == pytest.approx(differences.mean())
-    np.testing.assert_allclose(
-        ends, bootstrap(lambda indices: differences[indices].mean(), 150, rounds=4000), atol=0.01
-    )
+    expected = ttest_rel(first.astype(float), second.astype(float)).confidence_interval()
+    np.testing.assert_allclose(ends, tuple(expected), atol=0.01)
 
 
-def test_the_paired_bootstrap_uses_the_correlation_of_pairs():
+def test_the_paired_difference_uses_the_correlation_of_pairs():
     """Two models that err on the same images differ significantly only in a paired comparison."""
     is_hard = np.arange(200) < 100
     first, second = ~is_hard, ~is_hard & (np.arange(200) < 190)
-    mean, low, high = paired_bootstrap(first, second)
+    mean, low, high = paired_mean_difference(first, second)
     assert 0 < low < mean < high < 0.1
-    assert paired_bootstrap(first, first) == (0, 0, 0)
-    assert paired_bootstrap(first, second) == paired_bootstrap(first, second)
-    assert paired_bootstrap(second, first)[0] == -mean
+    assert paired_mean_difference(first, first) == (0, 0, 0)
+    assert paired_mean_difference(first, second) == paired_mean_difference(first, second)
+    assert paired_mean_difference(second, first)[0] == -mean
 
 
 @pytest.mark.parametrize("shapes", [((3,), (4,)), ((3, 1), (3, 1)), ((0,), (0,))])
-def test_the_paired_bootstrap_needs_the_same_images(shapes):
+def test_the_paired_difference_needs_the_same_images(shapes):
     with pytest.raises(ValueError, match="same images"):
-        paired_bootstrap(np.zeros(shapes[0]), np.zeros(shapes[1]))
+        paired_mean_difference(np.zeros(shapes[0]), np.zeros(shapes[1]))
 
 
 # --- refusals

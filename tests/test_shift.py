@@ -14,8 +14,10 @@ import foveate
 from conftest import stripe_image
 from foveate.cli import main as cli
 from foveate.errors import FoveateError
-from foveate.evaluation.intervals import two_sample_difference
+from foveate.evaluation.intervals import unpaired_difference, wilson
+from foveate.predictions import NoInterval
 from foveate.recipe import with_settings
+from foveate.types import Score
 from helpers import fit_unevaluated
 
 
@@ -98,14 +100,13 @@ def test_incomparable_data_is_refused_before_anything_runs(run, stripes, tmp_pat
 
 def test_the_interval_is_that_of_two_samples():
     """Compare with the normal approximation for two independent proportions."""
-    hits = np.arange(400) < 320, np.arange(300) < 180
-    low, high = two_sample_difference(
-        *(lambda indices, sample=sample: float(sample[indices].mean()) for sample in hits),
-        (400, 300),
-        rounds=4000,
-    )
+    scores = [Score(hits / n, *wilson(hits, n), n) for hits, n in ((320, 400), (180, 300))]
+    drop = unpaired_difference(*scores)
     half_width = 1.96 * (0.8 * 0.2 / 400 + 0.6 * 0.4 / 300) ** 0.5
-    assert (low, high) == (
-        pytest.approx(0.2 - half_width, abs=0.008),
-        pytest.approx(0.2 + half_width, abs=0.008),
+    assert (drop.value, drop.count) == (pytest.approx(0.2), 300)
+    assert (drop.low, drop.high) == (
+        pytest.approx(0.2 - half_width, abs=0.003),
+        pytest.approx(0.2 + half_width, abs=0.003),
     )
+    without = Score(0.5, count=9, groups=3, no_interval=NoInterval.FEW_GROUPS)
+    assert unpaired_difference(scores[0], without).no_interval is NoInterval.FEW_GROUPS

@@ -9,16 +9,49 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from foveate.messages import Message
 from foveate.utils.rle import RLE, encode_rle
 
 IGNORE_INDEX = -1
 """The class index of pixels that are neither trained on nor scored."""
+
+
+class NoInterval(StrEnum):
+    """Why a score has no interval, although scores of its kind have one."""
+
+    FEW_IMAGES = "few_images"
+    FEW_GROUPS = "few_groups"
+    RARE_CLASS = "rare_class"
+    CONSTANT = "constant"
+
+    @property
+    def message(self) -> Message:
+        """The reason as a clause."""
+        return _NO_INTERVAL[self]
+
+
+_NO_INTERVAL = {
+    NoInterval.FEW_IMAGES: Message(
+        "report.no_interval_few_images", "no interval: too few images to tell how much they vary"
+    ),
+    NoInterval.FEW_GROUPS: Message(
+        "report.no_interval_few_groups", "no interval: too few groups to tell how much they vary"
+    ),
+    NoInterval.RARE_CLASS: Message(
+        "report.no_interval_rare_class",
+        "no interval: a class is in too few images or groups to tell how much it varies",
+    ),
+    NoInterval.CONSTANT: Message(
+        "report.no_interval_constant", "no interval: the images do not differ in it"
+    ),
+}
 
 
 @dataclass(frozen=True)

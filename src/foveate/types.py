@@ -16,8 +16,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from foveate.messages import Message
-from foveate.predictions import Prediction
+from foveate.messages import Message, counted
+from foveate.predictions import NoInterval, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -398,12 +398,17 @@ class Score:
         low: Lower end of the 95 % interval, if one was computed.
         high: Upper end of it.
         count: Number of images (or boxes) that it is computed from.
+        groups: Number of groups that the images belong to (patients, videos, near-copies), over
+            which the interval was computed; 0 where every image is on its own.
+        no_interval: Why there is no interval; None also for scores of a kind that has none.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
     count: int = 0
+    groups: int = 0
+    no_interval: NoInterval | None = None
 
     @property
     def with_interval(self) -> str:
@@ -412,8 +417,18 @@ class Score:
             return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    @property
+    def signed(self) -> str:
+        """A difference and, if there is one, its interval: "+0.012 [-0.003, +0.027]"."""
+        if self.low is None or self.high is None:
+            return f"{self.value:+.3f}"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
     def __str__(self) -> str:
-        return f"{self.with_interval} (n = {self.count})"
+        of_groups = f" of {counted(self.groups, 'group', 'groups')}" if self.groups else ""
+        why = f"; {NoInterval(self.no_interval).message}" if self.no_interval else ""
+        images = f"{self.count} images" if self.groups else str(self.count)
+        return f"{self.with_interval} (n = {images}{of_groups}{why})"
 
 
 @dataclass(frozen=True)

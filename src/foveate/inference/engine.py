@@ -151,16 +151,20 @@ def score_predictions(
 ) -> Metric:
     """Return the metric of the task, updated with every sample that has a target.
 
+    It knows the groups of the samples, over which intervals are computed.
+
     Args:
         predictions: The predictions.
         samples: Their images, with targets.
         model: The model.
         settings: As for `metric_of`.
     """
-    metric = metric_of(model, settings)
+    metric, groups = metric_of(model, settings), []
     for prediction, sample in zip(predictions, samples, strict=True):
         if sample.target is not None:
             metric.update(prediction, sample.target)
+            groups.append(sample.group)
+    metric.groups = groups
     return metric
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foveate.messages import Message
+from foveate.predictions import NoInterval
 from foveate.reporting.rendering import Text, Thumbnail, render
 from foveate.types import Score, Scores
 
@@ -16,8 +17,19 @@ _FIGURES = ("confusion", "calibration", "precision", "roc", "scatter", "training
 _COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # rows of the table of risk and coverage
 
 
-def images_of(split: str, count: int) -> Message:
-    """Return "180 test images (...)": the images of a split as terminal and report write them."""
+def images_of(split: str, score: Score) -> Message:
+    """Return "180 test images (...)": what a score was measured on, with the number of groups.
+
+    Terminal and report write it alike.
+    """
+    images = _images_of_split(split, score.count)
+    if not score.groups:
+        return images
+    text = "{images} in {groups:group|groups}"
+    return Message("report.images_of_groups", text, images=images, groups=score.groups)
+
+
+def _images_of_split(split: str, count: int) -> Message:
     if split == "test":
         return Message(
             "report.images_test",
@@ -220,8 +232,11 @@ def _headline(page: EvaluationPage) -> dict[str, Text]:
     def written(value: float) -> str:
         return f"{scale * value:.{digits}f}"
 
-    images = images_of(page.split, score.count)
+    images = images_of(page.split, score)
     note = Message("report.measured_on", "on {images}", images=images)
+    if score.no_interval:
+        why = NoInterval(score.no_interval).message
+        note = Message("report.measured_without", "on {images}; {why}", images=images, why=why)
     if score.low is not None and score.high is not None:
         note = Message(
             "report.interval_on",

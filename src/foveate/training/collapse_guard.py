@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
-from foveate.evaluation.intervals import paired_bootstrap
+from foveate.evaluation.intervals import paired_mean_difference
 from foveate.inference.features import extract_features
 from foveate.messages import Message
 from foveate.modeling.model import Model
@@ -162,7 +162,7 @@ def degradation_reason(now: FeatureQuality, start: FeatureQuality) -> Message | 
     metric, before, after = "self_retrieval", start.self_retrieval, now.self_retrieval
     if now.knn is not None and start.knn is not None:
         metric, before, after = "knn_accuracy", start.knn, now.knn
-    change, low, high = paired_bootstrap(after, before)
+    change, low, high = paired_mean_difference(after, before)
     if high >= 0:
         return None
     return Message(

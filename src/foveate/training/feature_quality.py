@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.evaluation.intervals import paired_bootstrap
+from foveate.evaluation.intervals import paired_mean_difference
 from foveate.modeling.classifiers import knn as knn_classifier
 from foveate.types import Score
 
@@ -79,7 +79,7 @@ def knn_gain(now: FeatureQuality, start: FeatureQuality) -> Score | None:
     """Return the gain in k-NN accuracy, with a paired interval; None without labels."""
     if now.knn is None or start.knn is None:
         return None
-    return Score(*paired_bootstrap(now.knn, start.knn), len(now.knn))
+    return Score(*paired_mean_difference(now.knn, start.knn), len(now.knn))
 
 
 def effective_rank(features: Tensor) -> float:

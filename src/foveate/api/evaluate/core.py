@@ -126,7 +126,8 @@ def _evaluate(
         inference_start = time.perf_counter()
         predictions = predictor.predict_samples(samples, cache, bar.advance).predictions
         inference_seconds = time.perf_counter() - inference_start
-    ood = detect_ood(predictor, predictions, extras.ood) if extras.ood else None
+    groups = [sample.group for sample in samples]
+    ood = detect_ood(predictor, predictions, groups, extras.ood) if extras.ood else None
     metric = score_predictions(predictions, samples, predictor.model, predictor.metric_settings)
     scores = metric.compute()
     main = scores.numbers[scores.main]
@@ -136,7 +137,7 @@ def _evaluate(
     )
     cautions = cautions_for(predictor, scanned, scores, split, own=source.path is None)
     cautions += depth
-    shift = compare_domains(own.metric, own.scores, metric, scores) if own else None
+    shift = compare_domains(own.scores, scores, metric.class_score) if own else None
     cautions += class_cautions(shift) if shift else []
     result = EvaluateResult(
         run=Path(run),

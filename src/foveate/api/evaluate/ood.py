@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,27 @@ import numpy as np
 from foveate.data.image_sources import find_samples_at
 from foveate.errors import UsageError
 from foveate.evaluation.calibration import MIN_IMAGES
-from foveate.evaluation.metrics import with_interval
+from foveate.evaluation.intervals import Quantity, Statistics, Units, estimate
 from foveate.inference.predictor import Predictor
 from foveate.messages import counted
 from foveate.predictions import Labels
 from foveate.reporting.evaluation_page import OodResult
+from foveate.types import Score
 from foveate.utils import log
 
 
-def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path) -> OodResult:
+def detect_ood(
+    predictor: Predictor,
+    predictions: Sequence[object],
+    groups: Sequence[str | None],
+    other: Path,
+) -> OodResult:
     """Return the AUROC of the features' residual, on the run's own images against other ones.
 
     Args:
         predictor: A calibrated run.
         predictions: Of the run's own images.
+        groups: Of the run's own images.
         other: Folder with other images.
 
     Raises:
@@ -45,8 +53,7 @@ def detect_ood(predictor: Predictor, predictions: Sequence[object], other: Path)
     foreign = _residuals([result.prediction for result in results])
     if not len(foreign):
         raise UsageError("none of these images can be read", where=other, hint="--ood FOLDER")
-    auroc = with_interval(_auroc(own, foreign), _interval(own, foreign), len(foreign))
-    return OodResult(other.name, auroc)
+    return OodResult(other.name, _score(own, foreign, groups))
 
 
 def _residuals(predictions: Sequence[object]) -> np.ndarray:
@@ -59,20 +66,32 @@ def _residuals(predictions: Sequence[object]) -> np.ndarray:
     )
 
 
+def _score(own: np.ndarray, foreign: np.ndarray, groups: Sequence[str | None]) -> Score:
+    """The AUROC with its interval.
+
+    Args:
+        own: (N,) residuals.
+        foreign: (M,) residuals.
+        groups: (N,) of the run's own images.
+    """
+    residuals = np.concatenate([own, foreign])
+    members = np.stack([np.arange(len(residuals)) < len(own)] * 2, 1) ^ [False, True]
+
+    def auroc(indices: np.ndarray) -> np.ndarray:
+        kept = residuals[indices], indices < len(own)
+        return np.array([_auroc(kept[0][kept[1]], kept[0][~kept[1]])])
+
+    units = Units.of([*groups, *[None] * len(foreign)])
+    score = estimate(Statistics((Quantity("auroc", members=members, wilson=True),), auroc), units)[
+        "auroc"
+    ]
+    return replace(score, count=len(foreign), groups=0)
+
+
 def _auroc(own: np.ndarray, foreign: np.ndarray) -> float:
     """The probability that a foreign residual is the larger one, ties counting half
     (Mann-Whitney)."""
     ordered = np.sort(own)
     below = np.searchsorted(ordered, foreign, "left")
     up_to = np.searchsorted(ordered, foreign, "right")
-    return float((below + up_to).mean() / 2 / len(own))
-
-
-def _interval(own: np.ndarray, foreign: np.ndarray, rounds: int = 400) -> tuple[float, float]:
-    """The 95 % percentile bootstrap over both sets."""
-    rng = np.random.default_rng(0)
-    values = [
-        _auroc(rng.choice(own, len(own)), rng.choice(foreign, len(foreign))) for _ in range(rounds)
-    ]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return float((below + up_to).mean() / 2 / len(own)) if len(own) and len(foreign) else np.nan

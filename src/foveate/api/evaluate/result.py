@@ -62,6 +62,7 @@ class EvaluateResult:
             "low": main.low,
             "high": main.high,
             "count": main.count,
+            "groups": main.groups,
             "skipped": self.skipped,
         }
         if self.ood is not None:
@@ -99,7 +100,7 @@ class EvaluateResult:
 
     @property
     def _images(self) -> Message:
-        return images_of(self.split, self.scores.numbers[self.scores.main].count)
+        return images_of(self.split, self.scores.numbers[self.scores.main])
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foveate.evaluation.metrics import Metric, unpaired_difference
+from foveate.evaluation.intervals import unpaired_difference
 from foveate.messages import Message
 from foveate.reporting.evaluation_page import Shift
 from foveate.types import Scores
@@ -12,24 +12,19 @@ from foveate.types import Scores
 _MAX_CLASSES = 5  # that are printed
 
 
-def compare_domains(
-    source: Metric, source_scores: Scores, shifted: Metric, shifted_scores: Scores
-) -> Shift:
+def compare_domains(source: Scores, shifted: Scores, column: str) -> Shift:
     """Return the drop of the main score with its interval, and that of each class.
 
     Args:
-        source: Metric of the run's own images.
-        source_scores: Its scores.
-        shifted: Metric of the images of the other domain.
-        shifted_scores: Its scores.
+        source: Of the run's own images.
+        shifted: Of the images of the other domain.
+        column: Of the rows by class, what says how well a class is recognized.
     """
-    main, column = source_scores.main, source.class_score
-    own, other = source_scores.numbers[main], shifted_scores.numbers[main]
-    pairs = zip(source_scores.per_class, shifted_scores.per_class, strict=True)
+    own, other = (scores.numbers[source.main] for scores in (source, shifted))
+    pairs = zip(source.per_class, shifted.per_class, strict=True)
     rows = [_class_row(*pair, column) for pair in pairs]
     rows.sort(key=lambda row: (row["drop"] is None, -(row["drop"] or 0.0)))
-    drop = unpaired_difference(source, shifted, (own.count, other.count))
-    return Shift(column, own, other, drop, rows)
+    return Shift(column, own, other, unpaired_difference(own, other), rows)
 
 
 def _class_row(source: dict[str, Any], shifted: dict[str, Any], column: str) -> dict[str, Any]:

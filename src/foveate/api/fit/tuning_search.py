@@ -1,8 +1,8 @@
 """fit --tuning auto: try tunings, cheapest first, as long as they gain and time is left.
 
 Every trial is a run on the same images and splits, in OUT/trials. It replaces the best one before
-it if its gain in the main metric on the validation images is significant by a paired bootstrap.
-Only the best one is scored on the test images.
+it if its gain in the main metric on the validation images is significant: if the interval of the
+paired difference lies above 0. Only the best one is scored on the test images.
 """
 
 from __future__ import annotations
@@ -113,11 +113,7 @@ def _cells(trial: TuningTrial) -> list[str]:
     if trial.result is None or trial.result.evaluation is None:
         return [trial.tuning, "", "", "", "", "", trial.note_text]
     row, scores = trial.row(), trial.result.evaluation.scores
-    gain = (
-        f"{trial.gain.value:+.3f} [{trial.gain.low:+.3f}, {trial.gain.high:+.3f}]"
-        if trial.gain
-        else ""
-    )
+    gain = trial.gain.signed if trial.gain else ""
     size = [f"{row['trained']:,}", f"{row['megabytes']:.2f}", f"{row['seconds']:.0f}"]
     return [trial.tuning, str(scores.numbers[scores.main]), gain, *size, trial.note_text]
 

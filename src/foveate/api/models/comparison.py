@@ -28,7 +28,7 @@ from foveate.api.models.cross_validation import (
 from foveate.data.grouping import find_groups
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import DataError, FoveateError, HubUnreachable, UsageError, WeightsError
-from foveate.evaluation.intervals import paired_bootstrap, wilson
+from foveate.evaluation.intervals import paired_mean_difference, wilson
 from foveate.inference.engine import scan_with_progress
 from foveate.inference.features import backbone_features
 from foveate.messages import counted
@@ -202,7 +202,7 @@ def compare_backbones(recipe: Recipe, names: Sequence[str], images: int) -> Comp
         raise WeightsError(
             "there are no weights for any of these backbones", why=skipped[0][1], hint=hint
         )
-    return ComparisonResult(data, _rank(results, recipe.seed), skipped)
+    return ComparisonResult(data, _rank(results), skipped)
 
 
 def _find_candidates(patterns: Sequence[str]) -> list[Candidate]:
@@ -308,12 +308,12 @@ def _open_models(
             yield candidate, model
 
 
-def _rank(results: list[CandidateResult], seed: int) -> list[CandidateResult]:
+def _rank(results: list[CandidateResult]) -> list[CandidateResult]:
     """Sort the results, best first, and compute the gap of each to the best."""
     order = sorted(
         results, key=lambda result: (-result.scores.linear.mean(), result.scores.log_loss)
     )
     best = order[0].scores.linear
     return [
-        replace(result, gap=paired_bootstrap(best, result.scores.linear, seed)) for result in order
+        replace(result, gap=paired_mean_difference(best, result.scores.linear)) for result in order
     ]

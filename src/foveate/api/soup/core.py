@@ -128,10 +128,7 @@ class SoupResult:
         if self.gain is not None:
             baseline, gain = self.selection.candidates[self.selection.baseline], self.gain
             name = baseline.name if baseline.alpha is None else "the end"
-            lines.append(
-                f"on the shifted data: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] "
-                f"over {name} (paired)"
-            )
+            lines.append(f"on the shifted data: {gain.signed} over {name} (paired)")
         return [
             *lines,
             *self.evaluation.lines(),

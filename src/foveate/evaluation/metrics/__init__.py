@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.intervals import bootstrap, two_sample_difference
+from foveate.evaluation.intervals import Units, difference_interval, leave_blocks_out
 from foveate.predictions import Prediction
 from foveate.registry import Registry
 from foveate.types import Score, Scores
@@ -26,11 +25,14 @@ class Metric(ABC):
         classes: Class names of the run, in order.
         multilabel: Whether an image may have any number of classes.
         settings: What the task tells of the run, such as its positive class.
+        groups: The group of each image that was added, None for one on its own; empty if no image
+            has one.
     """
 
     reads: ClassVar[type]
     class_score: ClassVar[str]
     settings: Mapping[str, Any] = MappingProxyType({})
+    groups: Sequence[str | None] = ()
 
     def __init__(self, classes: tuple[str, ...], multilabel: bool = False) -> None:
         self.classes, self.multilabel = classes, multilabel
@@ -64,6 +66,10 @@ class Metric(ABC):
         where the score is undefined there.
         """
 
+    def units(self, count: int) -> Units:
+        """Return what intervals are computed over: the groups of the `count` images, or these."""
+        return Units.of(self.groups) if any(self.groups) else Units.single(count)
+
     def indices_of(self, names: Iterable[str], who: str) -> list[int]:
         """Return the indices of class names in `classes`.
 
@@ -83,50 +89,29 @@ class Metric(ABC):
             ) from None
 
 
-def with_interval(value: float, ends: tuple[float, float], count: int) -> Score:
-    """Return a score with its interval.
-
-    The interval is widened to hold its value, which resamples that miss rare classes can push
-    outside. One that is nan or has no width is dropped.
-    """
-    low, high = ends
-    if math.isnan(low) or low == high:
-        return Score(float(value), count=count)
-    return Score(float(value), min(low, float(value)), max(high, float(value)), count)
-
-
-def paired_difference(metric: Metric, baseline: Metric, count: int, rounds: int = 1000) -> Score:
+def paired_difference(metric: Metric, baseline: Metric, count: int) -> Score:
     """Return the main score of `metric` minus that of `baseline`, on the same images.
 
-    The interval is that of a paired bootstrap: both are scored on the same resamples, so that what
-    makes an image hard for both counts for neither.
+    Both are computed without the same images, one unit after the other, so that what makes an image
+    hard for both counts for neither. Where all differences are equal, the interval has no width;
+    where there is only one unit, there is none.
 
     Args:
         metric: Metric that was updated with `count` images.
         baseline: Metric that was updated with the same images in the same order.
         count: Number of images.
-        rounds: Number of resamples.
     """
-    resample_metric, resample_baseline = metric.resampler(), baseline.resampler()
+    score_metric, score_baseline = metric.resampler(), baseline.resampler()
 
-    def difference(indices: np.ndarray) -> float:
-        return resample_metric(indices) - resample_baseline(indices)
+    def difference(indices: np.ndarray) -> np.ndarray:
+        return np.array([score_metric(indices) - score_baseline(indices)])
 
-    return Score(difference(np.arange(count)), *bootstrap(difference, count, rounds=rounds), count)
-
-
-def unpaired_difference(source: Metric, shifted: Metric, counts: tuple[int, int]) -> Score:
-    """Return the main score of `source` minus that of `shifted`, on different images.
-
-    Args:
-        source: Metric of the images of the run's own domain.
-        shifted: Metric of images of another domain.
-        counts: Number of images of both; the returned score has the count of `shifted`.
-    """
-    score_source, score_shifted = source.resampler(), shifted.resampler()
-    value = score_source(np.arange(counts[0])) - score_shifted(np.arange(counts[1]))
-    ends = two_sample_difference(score_source, score_shifted, counts)
-    return with_interval(value, ends, counts[1])
+    units, value = metric.units(count), float(difference(np.arange(count))[0])
+    if units.count < 2:
+        return Score(value, count=count, groups=units.groups, no_interval=units.too_few)
+    left_out = leave_blocks_out(difference, units.blocks())[:, 0]
+    ends = difference_interval(value, left_out[~np.isnan(left_out)])
+    return Score(value, *ends, count, units.groups)
 
 
 METRICS: Registry[Metric] = Registry("foveate.evaluation.metrics", Metric, "metric")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from foveate.evaluation.intervals import wilson
+from foveate.evaluation.intervals import Quantity, Statistics, Units
 from foveate.evaluation.operating_point import OperatingPoint
+from foveate.evaluation.proportions import proportion
 from foveate.types import Score
 
 _MAX_POINTS = 400  # of a curve
@@ -67,10 +68,21 @@ class RankedScores:
         return rates[0][kept], rates[1][kept]
 
 
-def proportion(hits: np.ndarray) -> Score:
-    """Return the share of (N,) bool that are true, with Wilson's interval."""
-    successes, count = int(hits.sum()), len(hits)
-    return Score(successes / count, *wilson(successes, count), count)
+def ranking_statistics(positive: np.ndarray, scores: np.ndarray) -> Statistics:
+    """Return the area under the ROC curve and the average precision of one class.
+
+    Args:
+        positive: (N,) bool, which images have the class.
+        scores: (N,) of the class.
+    """
+    ranking = RankedScores(positive, scores)
+
+    def areas(indices: np.ndarray) -> np.ndarray:
+        return ranking.areas(np.bincount(indices, minlength=len(positive)))
+
+    either, own = np.stack([positive, ~positive], 1), positive[:, None]
+    auroc = Quantity("auroc", members=either, wilson=True)
+    return Statistics((auroc, Quantity("average_precision", members=own, wilson=True)), areas)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ def binary_scores(
     predicted: np.ndarray,
     scores: np.ndarray,
     chosen: OperatingPoint | None,
+    units: Units,
 ) -> BinaryScores:
     """Score a binary classification as predicted, and at a threshold.
 
@@ -102,6 +115,7 @@ def binary_scores(
         predicted: (N,) bool, the predicted ones.
         scores: (N,) probabilities of the positive class.
         chosen: The threshold, if one was chosen.
+        units: Of the images.
     """
     false_positive_rates, sensitivities = RankedScores(positive, scores).roc()
     decisions = {"": predicted}
@@ -110,7 +124,8 @@ def binary_scores(
     numbers: dict[str, Score] = {}
     points = []
     for suffix, decision in decisions.items():
-        sensitivity, specificity = proportion(decision[positive]), proportion(~decision[~positive])
+        sensitivity = proportion(decision[positive], units.subset(positive))
+        specificity = proportion(~decision[~positive], units.subset(~positive))
         numbers |= {f"sensitivity{suffix}": sensitivity, f"specificity{suffix}": specificity}
         points.append({"sensitivity": sensitivity.value, "specificity": specificity.value})
     table = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.intervals import bootstrap
-from foveate.evaluation.metrics import Metric, with_interval
+from foveate.evaluation.intervals import EXPLAINED, Quantity, Statistics, estimate
+from foveate.evaluation.metrics import Metric
 from foveate.predictions import DenoisingResult
 from foveate.types import Scores
 
@@ -41,9 +41,12 @@ class DenoisedMetric(Metric):
         """
         if not self._shares:
             raise DataError("there is nothing to score", why="there are no images")
-        shares, count = np.array(self._shares), len(self._shares)
-        ends = bootstrap(lambda indices: float(shares[indices].mean()), count)
-        return Scores({"explained": with_interval(float(shares.mean()), ends, count)})
+        shares = np.array(self._shares)
+        statistics = Statistics(
+            (Quantity("explained", EXPLAINED),),
+            lambda indices: shares[indices].mean(keepdims=True),
+        )
+        return Scores(estimate(statistics, self.units(len(shares))))
 
     def sample_loss(self, prediction: DenoisingResult, target: Any) -> float:
         """Return the share of the noise that is not explained."""

@@ -6,8 +6,7 @@ Letters: N images, K classes, M statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,16 @@ from foveate.evaluation.calibration import (
     reliability_bins,
     risk_coverage_curve,
 )
-from foveate.evaluation.intervals import bootstraps
-from foveate.evaluation.metrics import Metric, with_interval
-from foveate.evaluation.metrics._ranking import RankedScores, binary_scores, proportion
+from foveate.evaluation.intervals import POSITIVE, Quantity, Statistics, Units, estimate
+from foveate.evaluation.metrics import Metric
+from foveate.evaluation.metrics._ranking import RankedScores, binary_scores, ranking_statistics
 from foveate.evaluation.operating_point import OperatingPoint
+from foveate.evaluation.proportions import class_averages, class_counts, divide, proportion
 from foveate.predictions import Labels
 from foveate.types import Score, Scores
 
-_ROUNDS = 400
-_MIN_ROUNDS = 100
-_WORK = 100_000_000  # images x classes x rounds of a bootstrap of rankings: a second or two
+_MOST_BLOCKS, _MIN_BLOCKS = 250, 50
+_WORK = 50_000_000  # images x classes x blocks that rankings are computed without: about a second
 _SINGLE_LABEL_ORDER = (
     "accuracy",
     "balanced_accuracy",
@@ -79,11 +78,10 @@ class LabelMetric(Metric):
     The F1s and the exact match read `names`, the first two read `scores`.
 
     What is undefined is left out, never nan: rankings where the targets have one class only, and
-        all
-    that reads scores where a prediction has none. Proportions have Wilson intervals, the others
-    percentile bootstraps over images. A bootstrap whose resamples do not vary (one image, or all
-    right) says nothing and is left out, and so is that of the calibration error, which resampling
-    biases upwards.
+    all that reads scores where a prediction has none. Intervals are over groups where images have
+    them: Wilson's for proportions and means over classes (`evaluation/proportions.py`), the
+    jackknife's for the others (`evaluation/intervals.py`). The calibration error has none, because
+    it is biased upwards.
     """
 
     reads = Labels
@@ -126,16 +124,16 @@ class LabelMetric(Metric):
         """
         if not self._targets:
             raise DataError("there is nothing to score", why="no image has a label")
-        scores = self._all_scores()
+        scores, units = self._all_scores(), self.units(len(self._targets))
         if self.multilabel:
             target, predicted = self._one_hot(self._targets), self._one_hot(self._predicted)
-            return _multilabel(self.classes, target, predicted, scores)
+            return _multilabel(self.classes, target, predicted, scores, units)
         target, predicted = (np.array(rows)[:, 0] for rows in (self._targets, self._predicted))
-        result = _single_label(self.classes, target, predicted, scores)
+        result = _single_label(self.classes, target, predicted, scores, units)
         if scores is not None and len(self.classes) == 2:
             self._add_binary(result, target, predicted, scores)
         if len(self._sets) == len(target):
-            result.numbers.update(_set_scores([self.classes[i] for i in target], self._sets))
+            result.numbers.update(_set_scores([self.classes[i] for i in target], self._sets, units))
         return result
 
     def _add_binary(
@@ -147,10 +145,10 @@ class LabelMetric(Metric):
         positive = target == index
         if positive.all() or not positive.any():
             return
-        ranking = _binary_ranking(positive, scores[:, index])
         chosen: OperatingPoint | None = self.settings.get("operating_point")
-        binary = binary_scores(name, positive, predicted == index, scores[:, index], chosen)
-        added = _with_bootstraps([ranking], len(target)) | binary.numbers
+        units, own = self.units(len(target)), scores[:, index]
+        binary = binary_scores(name, positive, predicted == index, own, chosen, units)
+        added = estimate(ranking_statistics(positive, own), units) | binary.numbers
         result.tables["binary"] = binary.table
         numbers = {**result.numbers, **added}
         result.numbers.clear()
@@ -165,14 +163,10 @@ class LabelMetric(Metric):
         target, predicted = self._one_hot(self._targets), self._one_hot(self._predicted)
         scores = self._all_scores()
         if scores is None:
-
-            def macro_f1(indices: np.ndarray) -> float:
-                members = (target, predicted, target & predicted)
-                return float(_multilabel_f1s(*(each[indices].sum(0) for each in members))[0])
-
-            return macro_f1
+            f1 = _multilabel_f1(target, predicted)
+            return lambda indices: float(f1.values(indices)[0])
         ranking = _multilabel_ranking(target, [*map(RankedScores, target.T, scores.T)])
-        return lambda indices: float(ranking.on_resample(indices)[0])
+        return lambda indices: float(ranking.values(indices)[0])
 
     def sample_loss(self, prediction: Labels, target: Labels) -> float:
         """Return the confidence of a wrong prediction, in [0, 1]; 1 without scores.
@@ -228,52 +222,25 @@ class LabelMetric(Metric):
         return members
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    """Scores that are computed together.
-
-    Attributes:
-        values: Each by name, on all images; nan where undefined.
-        on_resample: Function of (N,) indices of images that returns the same as (M,).
-    """
-
-    values: dict[str, float]
-    on_resample: Callable[[np.ndarray], np.ndarray]
-
-
-def _with_bootstraps(
-    groups: Sequence[_Statistics], count: int, rounds: int = _ROUNDS
-) -> dict[str, Score]:
-    """Scores with intervals, all from the same resamples; undefined ones are left out."""
-
-    def on_resample(indices: np.ndarray) -> np.ndarray:
-        return np.concatenate([group.on_resample(indices) for group in groups])
-
-    values = {name: value for group in groups for name, value in group.values.items()}
-    intervals = bootstraps(on_resample, count, rounds=rounds)
-    return {
-        name: with_interval(value, ends, count)
-        for (name, value), ends in zip(values.items(), intervals, strict=True)
-        if not math.isnan(value)
-    }
-
-
 # --- one class per image
 
 
 def _single_label(
-    classes: tuple[str, ...], target: np.ndarray, predicted: np.ndarray, scores: np.ndarray | None
+    classes: tuple[str, ...],
+    target: np.ndarray,
+    predicted: np.ndarray,
+    scores: np.ndarray | None,
+    units: Units,
 ) -> Scores:
     """Scores of (N,) class indices; `scores` are (N, K) probabilities or None."""
     size, count = len(classes), len(target)
     hits = predicted == target
-    statistics = [_class_averages(target, predicted, size)]
-    numbers = {"accuracy": proportion(hits)}
+    numbers = {"accuracy": proportion(hits, units)}
+    numbers |= class_averages(target, predicted, size, units)
     if scores is not None:
-        statistics.append(_log_loss(target, scores))
+        numbers |= estimate(_log_loss(target, scores), units)
         if size > 5:
-            numbers["top_5"] = proportion(_in_top(5, scores, target))
-    numbers |= _with_bootstraps(statistics, count)
+            numbers["top_5"] = proportion(_in_top(5, scores, target), units)
     confusion = np.bincount(target * size + predicted, minlength=size * size).reshape(size, size)
     tables: dict[str, Any] = {"confusion": confusion.tolist(), "classes": list(classes)}
     if scores is not None:
@@ -285,7 +252,7 @@ def _single_label(
         tables["reliability"] = reliability_bins(confidence, hits)
         tables["risk"] = [part.tolist() for part in risk_coverage_curve(confidence, hits)]
     return Scores(
-        _in_order(numbers), _rows(classes, *_class_counts(target, predicted, size)), tables
+        _in_order(numbers), _rows(classes, *class_counts(target, predicted, size)), tables
     )
 
 
@@ -293,54 +260,11 @@ def _in_order(numbers: dict[str, Score]) -> dict[str, Score]:
     return {name: numbers[name] for name in _SINGLE_LABEL_ORDER if name in numbers}
 
 
-def _class_averages(target: np.ndarray, predicted: np.ndarray, size: int) -> _Statistics:
-    def on_resample(indices: np.ndarray) -> np.ndarray:
-        return _averages(*_class_counts(target[indices], predicted[indices], size))
-
-    names = ("balanced_accuracy", "macro_f1", "weighted_f1")
-    values = on_resample(np.arange(len(target)))
-    return _Statistics(dict(zip(names, values, strict=True)), on_resample)
-
-
-def _log_loss(target: np.ndarray, scores: np.ndarray) -> _Statistics:
+def _log_loss(target: np.ndarray, scores: np.ndarray) -> Statistics:
     probabilities = scores[np.arange(len(target)), target]
     losses = -np.log(np.clip(probabilities, np.finfo(np.float64).eps, 1))
-    return _Statistics(
-        {"log_loss": losses.mean()}, lambda indices: losses[indices].mean(keepdims=True)
-    )
-
-
-def _binary_ranking(positive: np.ndarray, scores: np.ndarray) -> _Statistics:
-    ranking = RankedScores(positive, scores)
-
-    def on_resample(indices: np.ndarray) -> np.ndarray:
-        return ranking.areas(np.bincount(indices, minlength=len(positive)))
-
-    names = ("auroc", "average_precision")
-    return _Statistics(dict(zip(names, ranking.areas(), strict=True)), on_resample)
-
-
-def _class_counts(
-    target: np.ndarray, predicted: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) target, predicted and correctly predicted images of each class."""
-    correct = target[target == predicted]
-    target_counts, predicted_counts, correct_counts = (
-        np.bincount(indices, minlength=size) for indices in (target, predicted, correct)
-    )
-    return target_counts, predicted_counts, correct_counts
-
-
-def _averages(target: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """(3,) balanced accuracy, macro F1 and weighted F1 of (K,) counts."""
-    f1 = _divide(2 * correct, target + predicted)
-    recall = _divide(correct, target)
-    return np.array(
-        [
-            recall[target > 0].mean(),
-            f1[target + predicted > 0].mean(),
-            (f1 * target).sum() / target.sum(),
-        ]
+    return Statistics(
+        (Quantity("log_loss", POSITIVE),), lambda indices: losses[indices].mean(keepdims=True)
     )
 
 
@@ -354,54 +278,55 @@ def _in_top(most: int, scores: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.asarray(((scores > own) | ((scores == own) & later)).sum(1) < most)
 
 
-def _set_scores(targets: list[str], sets: list[tuple[str, ...]]) -> dict[str, Score]:
+def _set_scores(targets: list[str], sets: list[tuple[str, ...]], units: Units) -> dict[str, Score]:
     """How often prediction sets contain the target, and how large they are."""
     covered = np.array([name in names for name, names in zip(targets, sets, strict=True)])
     size = Score(float(np.mean([len(names) for names in sets])), count=len(sets))
-    return {"set_coverage": proportion(covered), "set_size": size}
+    return {"set_coverage": proportion(covered, units), "set_size": size}
 
 
 # --- any number of classes per image
 
 
 def _multilabel(
-    classes: tuple[str, ...], target: np.ndarray, predicted: np.ndarray, scores: np.ndarray | None
+    classes: tuple[str, ...],
+    target: np.ndarray,
+    predicted: np.ndarray,
+    scores: np.ndarray | None,
+    units: Units,
 ) -> Scores:
     """Scores of (N, K) bool; `scores` are (N, K) probabilities or None."""
-    count, size = target.shape
-    statistics, rounds = [_multilabel_f1(target, predicted)], _ROUNDS
+    numbers: dict[str, Score] = {}
     rows = _rows(classes, *(each.sum(0) for each in (target, predicted, target & predicted)))
     if scores is not None:
         rankings = [*map(RankedScores, target.T, scores.T)]
         rows = [row | _ranking_columns(each) for row, each in zip(rows, rankings, strict=True)]
-        statistics.insert(0, _multilabel_ranking(target, rankings))
-        rounds = int(np.clip(_WORK // (count * size), _MIN_ROUNDS, _ROUNDS))
-    numbers = _with_bootstraps(statistics, count, rounds)
-    numbers["exact_match"] = proportion((target == predicted).all(1))
+        blocks = int(np.clip(_WORK // target.size, _MIN_BLOCKS, _MOST_BLOCKS))
+        numbers |= estimate(_multilabel_ranking(target, rankings), units, blocks)
+    numbers |= estimate(_multilabel_f1(target, predicted), units)
+    numbers["exact_match"] = proportion((target == predicted).all(1), units)
     return Scores(numbers, rows)
 
 
-def _multilabel_ranking(target: np.ndarray, rankings: list[RankedScores]) -> _Statistics:
-    def on_resample(indices: np.ndarray) -> np.ndarray:
+def _multilabel_ranking(target: np.ndarray, rankings: list[RankedScores]) -> Statistics:
+    def means(indices: np.ndarray) -> np.ndarray:
         weights = np.bincount(indices, minlength=len(target))
         return _mean_of_defined(np.stack([each.areas(weights) for each in rankings]))[::-1]
 
-    values = on_resample(np.arange(len(target)))
     names = ("mean_average_precision", "auroc")
-    return _Statistics(dict(zip(names, values, strict=True)), on_resample)
+    return Statistics(tuple(Quantity(name, members=target, wilson=True) for name in names), means)
 
 
-def _multilabel_f1(target: np.ndarray, predicted: np.ndarray) -> _Statistics:
-    members = (target, predicted, target & predicted)
+def _multilabel_f1(target: np.ndarray, predicted: np.ndarray) -> Statistics:
     # as floats, because NumPy multiplies matrices of integers slowly
-    as_floats = [each.astype(np.float32) for each in members]
+    as_floats = [each.astype(np.float64) for each in (target, predicted, target & predicted)]
 
-    def on_resample(indices: np.ndarray) -> np.ndarray:
-        weights = np.bincount(indices, minlength=len(target)).astype(np.float32)
+    def f1s(indices: np.ndarray) -> np.ndarray:
+        weights = np.bincount(indices, minlength=len(target)).astype(np.float64)
         return _multilabel_f1s(*(weights @ each for each in as_floats))
 
-    values = _multilabel_f1s(*(each.sum(0) for each in members))
-    return _Statistics(dict(zip(("macro_f1", "micro_f1"), values, strict=True)), on_resample)
+    members = target if (target.any(0) | ~predicted.any(0)).all() else None
+    return Statistics((Quantity("macro_f1", members=members), Quantity("micro_f1")), f1s)
 
 
 def _multilabel_f1s(target: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -409,7 +334,7 @@ def _multilabel_f1s(target: np.ndarray, predicted: np.ndarray, correct: np.ndarr
     both = target + predicted
     if not both.any():
         return np.array([np.nan, np.nan])
-    return np.array([_divide(2 * correct, both)[both > 0].mean(), 2 * correct.sum() / both.sum()])
+    return np.array([divide(2 * correct, both)[both > 0].mean(), 2 * correct.sum() / both.sum()])
 
 
 def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
@@ -422,17 +347,12 @@ def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
 # --- both
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where whole is 0."""
-    return np.asarray(np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0))
-
-
 def _rows(
     classes: tuple[str, ...], target: np.ndarray, predicted: np.ndarray, correct: np.ndarray
 ) -> list[dict[str, Any]]:
     """A row for each class, of (K,) counts."""
-    precision, recall = _divide(correct, predicted), _divide(correct, target)
-    f1 = _divide(2 * correct, target + predicted)
+    precision, recall = divide(correct, predicted), divide(correct, target)
+    f1 = divide(2 * correct, target + predicted)
     keys = ("class", "precision", "recall", "f1", "count")
     columns = (column.tolist() for column in (precision, recall, f1, target))
     return [dict(zip(keys, row, strict=True)) for row in zip(classes, *columns, strict=True)]

@@ -12,12 +12,32 @@ from typing import Any
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.intervals import bootstraps, wilson
-from foveate.evaluation.metrics import Metric, with_interval
+from foveate.evaluation.intervals import (
+    CORRELATION,
+    EXPLAINED,
+    PLAIN,
+    POSITIVE,
+    Quantity,
+    Statistics,
+    estimate,
+)
+from foveate.evaluation.metrics import Metric
+from foveate.evaluation.proportions import proportion
 from foveate.predictions import Number
 from foveate.types import Score, Scores
 
 _MAX_POINTS = 2000  # of the scatter plot
+_QUANTITIES = (
+    Quantity("r2", EXPLAINED),
+    Quantity("mae", POSITIVE),
+    Quantity("rmse", POSITIVE),
+    Quantity("spearman", CORRELATION),
+)
+_BASELINES = (
+    Quantity("median_mae", POSITIVE),
+    Quantity("mean_rmse", POSITIVE),
+    Quantity("mae_gain", PLAIN),
+)
 
 
 class NumberMetric(Metric):
@@ -34,7 +54,8 @@ class NumberMetric(Metric):
     - `interval_coverage`: the proportion of prediction intervals that hold the true number, and
       `interval_width`: their mean width; where every prediction has an interval.
 
-    Intervals are percentile bootstraps over images, those of the coverage Wilson's.
+    Intervals are the jackknife's over images or their groups (`evaluation/intervals.py`), that of
+    the coverage Wilson's.
     """
 
     reads = Number
@@ -79,18 +100,11 @@ class NumberMetric(Metric):
             raise DataError("there is nothing to score", why="no image has a number")
         target, predicted = np.array(self._targets), np.array(self._predicted)
         count = len(target)
-        statistics = _statistics(target, predicted, self.settings)
-        values = statistics(np.arange(count))
-        rows = zip(_names(self.settings), values, bootstraps(statistics, count), strict=True)
-        numbers = {
-            name: with_interval(float(value), ends, count)
-            for name, value, ends in rows
-            if not math.isnan(value)
-        }
+        units = self.units(count)
+        numbers = estimate(_statistics(target, predicted, self.settings), units)
         low, high = np.array(self._ends).reshape(-1, 2).T
         if len(low) == count:
-            covered = int(((low <= target) & (target <= high)).sum())
-            coverage = Score(covered / count, *wilson(covered, count), count)
+            coverage = proportion((low <= target) & (target <= high), units)
             width = Score(float((high - low).mean()), count=count)
             numbers |= {"interval_coverage": coverage, "interval_width": width}
         columns = {"true": target, "predicted": predicted, "low": low, "high": high}
@@ -108,22 +122,15 @@ class NumberMetric(Metric):
         return abs(prediction.value - target.value)
 
 
-def _names(settings: Any) -> tuple[str, ...]:
-    baselines = ("median_mae", "mean_rmse", "mae_gain") if "median" in settings else ()
-    return ("r2", "mae", "rmse", "spearman", *baselines)
-
-
-def _statistics(
-    target: np.ndarray, predicted: np.ndarray, settings: Any
-) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of the indices of a resample, which returns the scores of `_names`."""
+def _statistics(target: np.ndarray, predicted: np.ndarray, settings: Any) -> Statistics:
+    """_QUANTITIES, and _BASELINES where the settings tell what they need."""
     absolute, squared = np.abs(predicted - target), np.square(predicted - target)
     baselines = np.empty((0, len(target)))
     if "median" in settings:
         of_median = np.abs(settings["median"] - target)
         baselines = np.stack([of_median, np.square(settings["mean"] - target)])
 
-    def on_resample(indices: np.ndarray) -> np.ndarray:
+    def values(indices: np.ndarray) -> np.ndarray:
         mae = absolute[indices].mean()
         scores = [
             _r2(target[indices], predicted[indices]),
@@ -136,7 +143,7 @@ def _statistics(
             scores += [of_median, math.sqrt(of_mean), of_median - mae]
         return np.array(scores)
 
-    return on_resample
+    return Statistics((*_QUANTITIES, *(_BASELINES if len(baselines) else ())), values)
 
 
 def _r2(target: np.ndarray, predicted: np.ndarray) -> float:
@@ -157,6 +164,6 @@ def _spearman(target: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """(N,) ranks from 0 on. scipy.stats.rankdata is slower, and is called 800 times here."""
+    """(N,) ranks from 0 on. scipy.stats.rankdata is slower, and called hundreds of times."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[inverse])

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.intervals import bootstraps
-from foveate.evaluation.metrics import Metric, with_interval
+from foveate.evaluation.intervals import POSITIVE, SHARE, Quantity, Statistics, estimate
+from foveate.evaluation.metrics import Metric
 from foveate.predictions import Text
 from foveate.types import Scores
 
@@ -64,8 +64,8 @@ class TextMetric(Metric):
     - `chrf` (Popovic 2015): of 1 to 6 characters, beta 2, of all images together.
 
     All except the first are in [0, 1]. Words are compared in lower case and without punctuation;
-    nothing is stemmed. All have percentile bootstraps over images; the weights of CIDEr's n-grams
-    remain those of the whole set.
+    nothing is stemmed. All have the jackknife's intervals over images or their groups; the weights
+    of CIDEr's n-grams remain those of the whole set.
     """
 
     reads = Text
@@ -92,10 +92,10 @@ class TextMetric(Metric):
         Raises:
             DataError: There were no updates.
         """
-        means, count = self._resampled_means(), len(self._captions)
-        rows = zip(_NAMES, means(np.arange(count)), bootstraps(means, count), strict=True)
-        numbers = {name: with_interval(float(value), ends, count) for name, value, ends in rows}
-        return Scores(numbers, as_percent=False)
+        scales = {name: POSITIVE if name == "cider" else SHARE for name in _NAMES}
+        quantities = tuple(Quantity(name, scale) for name, scale in scales.items())
+        statistics = Statistics(quantities, self._resampled_means())
+        return Scores(estimate(statistics, self.units(len(self._captions))), as_percent=False)
 
     def resampler(self) -> Callable[[np.ndarray], float]:
         """Return a function that computes CIDEr-D on a resample."""
