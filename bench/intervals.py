@@ -5,9 +5,9 @@
 
 For each case, a large set of answers is made; what the metric says of all of them is the truth.
 Test sets of 15 to 200 images are drawn from it, with replacement, in whole groups where there are
-groups, and scored as `foveate evaluate` scores them. Answers to images of a group are correlated (0.5 on
-the scale of the normal deviates that they are made from). In `rare` sets some classes are ten times
-as rare as others.
+groups, and scored as `foveate evaluate` scores them. Answers to images of a group are correlated
+(0.5 on the scale of the normal deviates that they are made from). In `rare` sets some classes are
+ten times as rare as others.
 
 A drawn set in which a class is missing measures something else and is counted with those whose
 score has no interval. The truth of CIDEr, whose weights depend on the set, is its mean over sets of

@@ -144,12 +144,16 @@ class Scale:
         backward: Its inverse.
         slope: g'.
         bend: g'' / g'.
+        least: Lower end of its domain, where it is infinite.
+        most: Upper end of its domain, likewise.
     """
 
     forward: Callable[[float], float]
     backward: Callable[[float], float]
     slope: Callable[[float], float]
     bend: Callable[[float], float]
+    least: float
+    most: float
 
 
 def _odds_to_share(value: float) -> float:
@@ -161,10 +165,19 @@ SHARE = Scale(
     _odds_to_share,
     lambda x: 1 / (x * (1 - x)),
     lambda x: (2 * x - 1) / (x * (1 - x)),
+    least=0.0,
+    most=1.0,
 )
 """Log odds, of a number in [0, 1]."""
 
-POSITIVE = Scale(math.log, lambda y: math.exp(min(y, 700.0)), lambda x: 1 / x, lambda x: -1 / x)
+POSITIVE = Scale(
+    math.log,
+    lambda y: math.exp(min(y, 700.0)),
+    lambda x: 1 / x,
+    lambda x: -1 / x,
+    least=0.0,
+    most=math.inf,
+)
 """Logarithm, of a number above 0."""
 
 EXPLAINED = Scale(
@@ -172,13 +185,24 @@ EXPLAINED = Scale(
     lambda y: 1 - math.exp(min(-y, 700.0)),
     lambda x: 1 / (1 - x),
     lambda x: 1 / (1 - x),
+    least=-math.inf,
+    most=1.0,
 )
 """Of a number up to 1, such as R2: the logarithm of what is missing."""
 
-CORRELATION = Scale(math.atanh, math.tanh, lambda x: 1 / (1 - x * x), lambda x: 2 * x / (1 - x * x))
+CORRELATION = Scale(
+    math.atanh,
+    math.tanh,
+    lambda x: 1 / (1 - x * x),
+    lambda x: 2 * x / (1 - x * x),
+    least=-1.0,
+    most=1.0,
+)
 """Fisher's z, of a number in [-1, 1]."""
 
-PLAIN = Scale(lambda x: x, lambda y: y, lambda x: 1.0, lambda x: 0.0)
+PLAIN = Scale(
+    lambda x: x, lambda y: y, lambda x: 1.0, lambda x: 0.0, least=-math.inf, most=math.inf
+)
 """The number itself: differences."""
 
 
@@ -281,6 +305,8 @@ def _ends(
         if quantity.scale is SHARE and min(value, 1 - value) <= _CONSTANT:
             trials = units.count if present is None else effective_size(present)
             return wilson(round(value) * trials, trials)
+        return NoInterval.CONSTANT
+    if not quantity.scale.least < value < quantity.scale.most:  # by rounding: it varies next to it
         return NoInterval.CONSTANT
     freedom = units.freedom if present is None else min(units.freedom, freedom_of_classes(present))
     if quantity.wilson and not units.grouped:

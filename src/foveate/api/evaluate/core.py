@@ -19,6 +19,7 @@ from foveate.api.evaluate.shift import class_cautions, compare_domains
 from foveate.api.evaluate.slices import score_slices
 from foveate.data.depth_check import compare_depth
 from foveate.data.formats import read_table
+from foveate.data.grouping import find_groups
 from foveate.data.scan import ScannedTable
 from foveate.data.tables import label_names, read_matching_table, select_split
 from foveate.inference.engine import scan_with_progress, score_predictions
@@ -105,7 +106,8 @@ def _scan(predictor: Predictor, source: Source) -> tuple[str, ScannedTable, list
     table = read_matching_table(predictor.classes, accepted, source.path, source.format, reading)
     split, table = select_split(table, source.split)
     depth = compare_depth(table.samples, predictor.rendering)
-    return split, scan_with_progress(table, predictor.model, reading), depth
+    scanned = scan_with_progress(table, predictor.model, reading)
+    return split, _with_groups(scanned, reading), depth
 
 
 def _evaluate(
@@ -160,6 +162,17 @@ def _evaluate(
         task, backbone = predictor.recipe.task.name, predictor.recipe.backbone.name
         write_model_card(page, task, backbone, predictor.run.folder / "README.md")
     return replace(result, seconds=time.perf_counter() - start)
+
+
+def _with_groups(scanned: ScannedTable, reading: DataRecipe) -> ScannedTable:
+    """Look for the groups of other data, over which intervals are computed.
+
+    The run's own images have the groups that `fit` found.
+    """
+    groups = find_groups(scanned, reading).names
+    pairs = zip(scanned.table.samples, groups, strict=True)
+    samples = tuple(replace(sample, group=group) for sample, group in pairs)
+    return replace(scanned, table=scanned.table.with_samples(samples))
 
 
 def _new_folder(run: Run, name: str) -> Path:
