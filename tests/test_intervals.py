@@ -262,3 +262,12 @@ def test_t54_an_evaluation_counts_groups_in_text_and_report(quick, stripes, tmp_
 
 def page_of(folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_classes_that_the_run_knows_and_no_image_shows_change_no_interval():
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 3, 60)
+    predicted = np.where(rng.random(60) < 0.8, target, (target + 1) % 3)
+    few, many = (class_averages(target, predicted, size, Units.single(60)) for size in (3, 30))
+    for name, score in few.items():
+        assert (score.low, score.high) == pytest.approx((many[name].low, many[name].high))

@@ -89,26 +89,16 @@ def class_averages(
     return result
 
 
-def class_counts(
-    target: np.ndarray, predicted: np.ndarray, size: int, weights: np.ndarray | None = None
-) -> np.ndarray:
+def class_counts(target: np.ndarray, predicted: np.ndarray, size: int) -> np.ndarray:
     """Return (3, K): target, predicted and correctly predicted images of each class.
 
     Args:
         target: (N,) int64, indices of the classes.
         predicted: (N,) int64, likewise.
         size: K.
-        weights: (N,) what an image counts; default: one.
     """
-    correct = target == predicted
-    own = None if weights is None else weights[correct]
-    return np.stack(
-        [
-            np.bincount(target, weights, size),
-            np.bincount(predicted, weights, size),
-            np.bincount(target[correct], own, size),
-        ]
-    )
+    columns = (target, predicted, target[target == predicted])
+    return np.stack([np.bincount(column, minlength=size) for column in columns])
 
 
 def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -197,13 +187,14 @@ class _Spread:
 
     def _additions(self) -> Iterator[np.ndarray]:
         """(3, K) counts of what is added to each class: a unit that is right, one that is wrong."""
-        size = len(self.added)
+        shape = (3, len(self.added))
         for index in np.flatnonzero(self.present):
-            amount = self.added[index]
-            right, wrong = np.zeros((3, size)), np.zeros((3, size))
-            right[:, index] = amount
-            wrong[0, index] = amount
-            wrong[1] = amount / (size - 1)
-            wrong[1, index] = 0
+            amount, others = self.added[index], self.present > 0
+            if others.sum() == 1:  # any other class will do
+                others = np.ones(len(others), dtype=bool)
+            others[index] = False
+            right, wrong = np.zeros(shape), np.zeros(shape)
+            right[:, index] = wrong[0, index] = amount
+            wrong[1, others] = amount / max(1, others.sum())
             yield right
             yield wrong
