@@ -208,13 +208,15 @@ def test_slices_below_average_are_pointed_out(page, tmp_path):
             "low": 0.4,
             "high": 0.6,
             "count": 12,
+            "groups": 6,
+            "no_interval": None,
             "worse": True,
         }
     ]
     text = re.sub(
         r"\s+", " ", write_and_parse(replace(page, slices=rows), tmp_path / "report.html").text
     )
-    assert "sitenorth120.5000.400 to 0.600below average" in text
+    assert "sitenorth12 in 6 groups0.5000.400 to 0.600below average" in text
 
 
 # --- other languages

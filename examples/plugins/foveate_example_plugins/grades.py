@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from foveate.errors import DataError
-from foveate.evaluation.intervals import bootstrap
-from foveate.evaluation.metrics import Metric, with_interval
+from foveate.evaluation.intervals import POSITIVE, Quantity, Statistics, estimate
+from foveate.evaluation.metrics import Metric
+from foveate.evaluation.proportions import proportion
 from foveate.predictions import Labels
-from foveate.types import Score, Scores
+from foveate.types import Scores
 from foveate_example_plugins._types import Grade
 
 
@@ -32,12 +33,16 @@ class GradeMetric(Metric):
     def compute(self) -> Scores:
         if not self._steps:
             raise DataError("there is nothing to score", why="no image has a label")
-        steps = np.array(self._steps)
+        steps, units = np.array(self._steps), self.units(len(self._steps))
+        error = Statistics(
+            (Quantity("mean_absolute_error", POSITIVE),),
+            lambda indices: steps[indices].mean(keepdims=True),
+        )
         return Scores(
             {  # the first number is the main one: higher must be better
-                "within_one": _score(steps <= 1),
-                "accuracy": _score(steps == 0),
-                "mean_absolute_error": _score(steps),
+                "within_one": proportion(steps <= 1, units),
+                "accuracy": proportion(steps == 0, units),
+                **estimate(error, units),
             }
         )
 
@@ -49,9 +54,3 @@ class GradeMetric(Metric):
     def resampler(self) -> Callable[[np.ndarray], float]:
         close = np.array(self._steps) <= 1
         return lambda indices: float(close[indices].mean())
-
-
-def _score(values: np.ndarray) -> Score:
-    """The mean with a 95 % bootstrap interval over images."""
-    ends = bootstrap(lambda indices: float(values[indices].mean()), len(values))
-    return with_interval(float(values.mean()), ends, len(values))
