@@ -107,8 +107,9 @@ class SmallServer:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
         return self.memory("VmRSS")
 
-    def connect(self, timeout: float = 30) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+    def connect(self, timeout: float = 30, source: str = "127.0.0.1") -> socket.socket:
+        """Connect from an address of this machine."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout, (source, 0))
 
     def exchange(self, request: bytes, timeout: float = 30) -> bytes:
         """Send bytes, and return all that comes until the server closes the connection."""
@@ -128,9 +129,9 @@ class SmallServer:
     def post(self, path: str, body: bytes, *headers: str, timeout: float = 60) -> bytes:
         return self.exchange(request("POST", path, *headers, body=body), timeout)
 
-    def begin(self, content: bytes) -> socket.socket:
+    def begin(self, content: bytes, source: str = "127.0.0.1") -> socket.socket:
         """Send bytes, and keep the connection."""
-        connection = self.connect()
+        connection = self.connect(source=source)
         connection.sendall(content)
         return connection
 

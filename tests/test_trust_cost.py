@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from foveate.api.serve import serve
 from foveate.errors import UsageError
 
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
+import hostile_files
 from foveate.serving import protocol, requests
 from hostile_images import LARGE, SLOW, encoded, tiny
 from small_server import SLEEP, HealthWatch, SmallServer, request
@@ -203,6 +205,15 @@ def test_t47_bodies_that_do_not_come_keep_nobody_out(server):
 
 
 @linux
+def test_t47_who_sends_nothing_loses_to_another_address(server):
+    """At once, while bodies of the same address would not be cut yet."""
+    silent = [server.begin(SILENT, "127.0.0.2") for _ in range(requests.MAX_ARRIVING + 30)]
+    assert server.served(20, IMAGE) == 20
+    for connection in silent:
+        connection.close()
+
+
+@linux
 def test_t47_the_bytes_of_all_bodies_are_bounded():
     with SmallServer(max_bodies_bytes=60_000_000) as server:
         before = server.begin_peak()
@@ -290,3 +301,77 @@ def test_t50_openapi_states_bodies_and_errors(server):
         operation = content["paths"][path]["post"]
         assert operation["requestBody"]["content"]
         assert {"400", "401", "408", "413", "421", "429", "503"} <= operation["responses"].keys()
+
+
+# --- files made by others
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory) -> dict[str, dict]:
+    """What files made by others cost, by name."""
+    pytest.importorskip("onnx", reason="needs the extra 'export'")
+    pytest.importorskip("openvino", reason="needs the extra 'export'")
+    folder = tmp_path_factory.mktemp("foreign")
+    for name, make in hostile_files.ONNX.items():
+        (folder / f"{name}.onnx").write_bytes(make())
+    for index, metadata in enumerate(hostile_files.ODD_METADATA):
+        identity = onnx_helper().make_node("Cast", ["images"], ["y"], to=1)
+        content = hostile_files.onnx_file([identity], metadata=metadata)
+        (folder / f"metadata {index}.onnx").write_bytes(content)
+    for kind in ("constant", "loop"):
+        hostile_files.write_openvino(folder, kind)
+    for name in ("expanded", "shared", "compressed"):
+        content = getattr(hostile_files, f"{name}_weights")()
+        (folder / f"{name}.pt").write_bytes(content)
+    return in_fresh_process("measure_files.py", folder)
+
+
+def onnx_helper() -> Any:
+    from onnx import helper
+
+    return helper
+
+
+@linux
+def test_t51_exported_files_of_others_end_in_a_sentence(foreign):
+    """Loops, functions, constants of gigabytes, odd descriptions; none takes memory or time."""
+    for name in (*(f"{each}.onnx" for each in hostile_files.ONNX), "constant.xml", "loop.xml"):
+        assert "is not run" in foreign[name]["error"] or "cannot compute" in foreign[name]["error"]
+    for index in range(len(hostile_files.ODD_METADATA)):
+        assert foreign[f"metadata {index}.onnx"]["error"]
+    rows = [row for name, row in foreign.items() if not name.endswith(".pt")]
+    assert max(row["peak"] for row in rows) < 600 * MEGABYTE
+    assert max(row["seconds"] for row in rows) < 10
+
+
+def test_t51_the_files_that_are_refused_differ_from_those_that_run(tmp_path):
+    """The same file without the danger is computed."""
+    pytest.importorskip("onnx", reason="needs the extra 'export'")
+    from foveate.deploy.runtime import open_exported
+
+    small = {"shape": np.array([7], np.int64), "x": np.ones(1, np.float32)}
+    path = tmp_path / "small.onnx"
+    nodes = [onnx_helper().make_node("Expand", ["x", "shape"], ["y"])]
+    path.write_bytes(hostile_files.onnx_file(nodes, small))
+    assert open_exported(path).run(np.zeros((1, 3, 8, 8), np.uint8))["y"].shape == (7,)
+
+
+@linux
+def test_t52_weights_cost_no_more_than_their_file(foreign):
+    """Whether tensors repeat a number, share memory, or are compressed."""
+    assert "compressed" in foreign["compressed.pt"]["error"]
+    for name in ("expanded.pt", "shared.pt"):
+        assert "larger than the file" in foreign[name]["error"]
+        assert foreign[name]["peak"] < 1000 * MEGABYTE  # torch itself takes 300
+
+
+def test_t52_tied_weights_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    from foveate.modeling.weights import read_tensors
+
+    tied = torch.randn(50, 20)
+    tensors = {"x": tied, "y": tied, "z": torch.randn(3, 2).t(), "empty": torch.zeros(0)}
+    torch.save({"state_dict": tensors}, tmp_path / "tied.pt")
+    read = read_tensors(tmp_path / "tied.pt")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -31,9 +31,13 @@ from foveate.images.preprocessing import (
 )
 from foveate.inference.protocol import ImagePredictor
 from foveate.utils.invocation import shell_command
+from foveate.utils.log import shorten
 
 FORMAT_VERSION = 2  # of the metadata in a file
 _BATCH_SIZE = 32  # squares
+_MAX_SIDE = 8192  # px, as in a recipe
+_MAX_PARTS = 8  # files that belong to one
+_MAX_GENERATED = 1024  # tokens of a caption, and beams
 
 
 @dataclass(frozen=True)
@@ -153,24 +157,52 @@ def open_exported(path: Path) -> ExportedModel:
         WeightsError: It is damaged, or refers to a file outside its folder.
     """
     program = _open_program(path)
+    try:
+        return _build_model(path, program)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise WeightsError(
+            "the description in this file is damaged",
+            where=path,
+            why=shorten(f"{type(error).__name__}: {error}"),
+            hint="foveate export RUN",
+        ) from None
+
+
+def _build_model(path: Path, program: LoadedProgram) -> ExportedModel:
     metadata = program.metadata
     if metadata.get("format") != FORMAT_VERSION:
         raise UsageError(
-            f"this file has format version {metadata.get('format')}, "
+            f"this file has format version {shorten(metadata.get('format'))}, "
             f"this Foveate reads version {FORMAT_VERSION}",
             where=path,
             hint="export the run again with this version of Foveate",
         )
     if "part" in metadata:
         raise UsageError(
-            f"this file is a part of {metadata['of']}",
+            f"this file is a part of {shorten(metadata['of'])}",
             where=path,
             hint=shell_command("predict", path.with_name(metadata["of"]), "IMAGES"),
         )
+    _check_numbers(metadata)
     graphs = {
         name: _open_program(_sibling(path, file)).run for name, file in metadata["parts"].items()
     }
     return ExportedModel(path, program, POSTPROCESSORS.get(metadata["task"])(metadata, graphs))
+
+
+def _check_numbers(metadata: dict[str, Any]) -> None:
+    """Raise ValueError for numbers that no export has, and that would cost memory or time."""
+    side = metadata["size"]
+    if not (isinstance(side, int) and 0 < side <= _MAX_SIDE):
+        raise ValueError(f"the side of its squares is {side}")
+    if metadata["framing"] not in get_args(Framing):
+        raise ValueError(f"its framing is {metadata['framing']}")
+    if len(metadata["parts"]) > _MAX_PARTS:
+        raise ValueError(f"it has {len(metadata['parts'])} parts")
+    for name in ("max_tokens", "beams"):
+        value = metadata.get("generation", {}).get(name, 1)
+        if not (isinstance(value, int) and 0 < value <= _MAX_GENERATED):
+            raise ValueError(f"{name} is {value}")
 
 
 def _open_program(path: Path) -> LoadedProgram:

@@ -27,19 +27,44 @@ _MAX_HEADER = 4_000_000
 WEIGHT_SOURCES = ("auto", "hub", "offline", "none")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TIMEOUT = 600  # seconds, for the process that reads a torch file
+_SPARE = 500_000_000  # bytes that reading may take beside the tensors, twice
 _READ_TORCH_FILE = """
-import sys, torch
+import os, sys, zipfile
+path, target, spare = sys.argv[1], sys.argv[2], int(sys.argv[3])
+size = os.path.getsize(path)
+if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > size:
+            sys.exit("it is compressed, and larger than it seems")
+import torch
 from safetensors.torch import save_file
-content = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+try:
+    import resource
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 2 * size + spare,) * 2)
+except (ImportError, OSError, ValueError):
+    pass  # not Linux
+content = torch.load(path, map_location="cpu", weights_only=True)
 for key in ("state_dict", "model_state_dict", "model", "teacher", "student"):
     if isinstance(content, dict) and isinstance(content.get(key), dict):
         content = content[key]
-tensors = {
-    str(name): value.detach().contiguous().clone()
-    for name, value in content.items()
-    if isinstance(value, torch.Tensor)
-}
-save_file(tensors, sys.argv[2])
+tensors, left, same = {}, size, {}
+for name, value in content.items():
+    if not isinstance(value, torch.Tensor):
+        continue
+    value = value.detach()
+    key = value.data_ptr(), value.dtype, value.shape, value.stride()
+    if value.numel() and key in same:  # tied: written once
+        tensors[str(name)] = same[key]
+        continue
+    left -= value.numel() * value.element_size()
+    if left < 0:
+        sys.exit("its tensors are larger than the file")
+    same[key] = str(name)
+    tensors[str(name)] = value.contiguous().clone()
+names = {name: value for name, value in tensors.items() if isinstance(value, str)}
+save_file({name: tensors[name] for name in tensors.keys() - names.keys()}, target, names)
 """
 
 
@@ -134,10 +159,16 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    """Read a torch file in another process, which allows only tensors and returns safetensors."""
+    """Read a torch file in another process, which allows only tensors and returns safetensors.
+
+    Tensors may share what they hold, or repeat it: what they take is at most the size of the file.
+    """
+    from safetensors import safe_open
+
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "tensors.safetensors"
-        command = [sys.executable, "-I", "-c", _READ_TORCH_FILE, str(path.resolve()), str(target)]
+        files = [str(path.resolve()), str(target), str(_SPARE)]
+        command = [sys.executable, "-I", "-c", _READ_TORCH_FILE, *files]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
@@ -154,7 +185,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
                 why=why[:300],
                 hint="save only the tensors, as safetensors, and use that file",
             )
-        return _read_safetensors(target)
+        tensors = _read_safetensors(target)
+        with safe_open(target, "pt") as file:
+            tied = file.metadata() or {}
+        return tensors | {name: tensors[source] for name, source in tied.items()}
 
 
 def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ Nothing here imports torch before a file is written: exported files are opened w
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foveate.errors import UsageError
+from foveate.errors import UsageError, WeightsError
 from foveate.registry import Registry
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 METADATA_KEY = "foveate"  # of the JSON text in a file
+MAX_ELEMENTS = 2**28  # of a tensor that a file asks for, for an image
 _MAX_LENGTH = 4096  # of the batch and of other axes of any length
 
 
@@ -159,6 +161,36 @@ def trace(program: ExportProgram) -> Any:
 
 
 EXPORTERS: Registry[Exporter] = Registry("foveate.deploy.targets", Exporter, "runtime", "exporters")
+
+
+def foreign_file(path: Path, why: str) -> WeightsError:
+    """Return the error of a file that could take any time or memory."""
+    return WeightsError(
+        "this file is not one that foveate export writes, and is not run",
+        where=path,
+        why=why,
+        hint="foveate export RUN",
+    )
+
+
+def parse_metadata(text: str, path: Path) -> dict[str, Any]:
+    """Return the JSON text of a file.
+
+    Raises:
+        WeightsError: It is not a JSON object.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise WeightsError(
+            "the description in this file is damaged",
+            where=path,
+            why="it is not a JSON object",
+            hint="foveate export RUN",
+        )
+    return content
 
 
 def num_threads() -> int:

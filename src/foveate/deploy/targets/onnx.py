@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,10 +16,14 @@ from foveate.deploy.targets import (
     ExportProgram,
     LoadedProgram,
     QuantizableExporter,
+    foreign_file,
     num_threads,
+    parse_metadata,
     trace,
 )
+from foveate.deploy.targets._onnx_graph import find_danger
 from foveate.errors import UsageError, WeightsError, require_packages
+from foveate.utils.memory import total_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,26 +75,37 @@ class Onnx(QuantizableExporter):
                 where=path,
                 hint=f"{_HINT}, which writes one file",
             )
+        try:
+            why = find_danger(content)
+        except ValueError as error:
+            raise _not_opened(path, str(error)) from None
+        if why:
+            raise foreign_file(path, why)
+        _bound_memory()
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level, options.intra_op_num_threads = 4, num_threads()
         try:
             session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its errors share no base class but Exception
-            why = str(error).splitlines()[0][:200]
-            raise WeightsError(
-                "ONNX Runtime cannot open this file", where=path, why=why, hint=_HINT
-            ) from None
+            raise _not_opened(path, str(error).splitlines()[0][:200]) from None
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise UsageError("foveate export did not write this file", where=path, hint=_HINT)
         names = [output.name for output in session.get_outputs()]
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return dict(zip(names, session.run(names, inputs), strict=True))
+            try:
+                return dict(zip(names, session.run(names, inputs), strict=True))
+            except Exception as error:  # its errors share no base class but Exception
+                why = str(error).splitlines()[0][-200:]
+                raise WeightsError(
+                    "ONNX Runtime cannot compute this file", where=path, why=why, hint=_HINT
+                ) from None
 
-        return LoadedProgram(json.loads(text), run)
+        return LoadedProgram(parse_metadata(text, path), run)
 
     def quantize(
         self, path: Path, batches: Iterator[np.ndarray], metadata: dict[str, Any], output: Path
@@ -138,6 +154,22 @@ class Onnx(QuantizableExporter):
         model.metadata_props.extend(others)
         onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
         onnx.save(model, str(output))
+
+
+@cache
+def _bound_memory() -> None:
+    """Bound what all sessions of this process allocate to half of the memory of the machine."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    arena = onnxruntime.OrtArenaCfg({"max_mem": total_memory() // 2})
+    onnxruntime.create_and_register_allocator(memory, arena)
+
+
+def _not_opened(path: Path, why: str) -> WeightsError:
+    return WeightsError("ONNX Runtime cannot open this file", where=path, why=why, hint=_HINT)
 
 
 @contextmanager

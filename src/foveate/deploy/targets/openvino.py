@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foveate.deploy.targets import (
+    MAX_ELEMENTS,
     METADATA_KEY,
     ExportProgram,
     LoadedProgram,
     RuntimeExporter,
+    foreign_file,
     num_threads,
+    parse_metadata,
     trace,
 )
 from foveate.errors import UsageError, WeightsError, require_packages
@@ -22,6 +26,7 @@ from foveate.utils.files import write_error
 if TYPE_CHECKING:
     import numpy as np
 
+_CONTROL_FLOW = ("Loop", "TensorIterator", "If")
 _HINT = "foveate export RUN --to openvino"
 
 
@@ -53,6 +58,7 @@ class OpenVino(RuntimeExporter):
         config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads()}
         try:
             model = core.read_model(path)
+            _refuse_costly(model, path)
             compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1][:200]
@@ -67,7 +73,26 @@ class OpenVino(RuntimeExporter):
             outputs = compiled(inputs)
             return {name: outputs[index] for index, name in enumerate(names)}
 
-        return LoadedProgram(json.loads(str(model.get_rt_info(METADATA_KEY).astype(str))), run)
+        text = str(model.get_rt_info(METADATA_KEY).astype(str))
+        return LoadedProgram(parse_metadata(text, path), run)
+
+
+def _refuse_costly(model: Any, path: Path) -> None:
+    """Refuse loops, branches, and tensors of more than MAX_ELEMENTS for an image.
+
+    Reading a file computes the shapes and nothing else.
+    """
+    for operator in model.get_ops():
+        kind = operator.get_type_name()
+        why = "it has loops or branches" if kind in _CONTROL_FLOW else None
+        for output in operator.outputs():
+            shape = output.get_partial_shape()
+            lengths = shape if shape.rank.is_static else ()
+            elements = math.prod(each.get_length() for each in lengths if each.is_static)
+            if elements > MAX_ELEMENTS:
+                why = f"{kind} makes a tensor of {elements:,} elements"
+        if why:
+            raise foreign_file(path, why)
 
 
 @cache
