@@ -126,6 +126,34 @@ def large_jpeg2000(side: int, **options: object) -> bytes:
     return content.replace(struct.pack(">II", 64, 64), struct.pack(">II", side, side))
 
 
+def dicom(syntax: bytes, content: bytes) -> bytes:
+    """A DICOM file with this transfer syntax: the preamble, the mark, meta information."""
+    value = syntax + b"\0" * (len(syntax) % 2)
+    meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(value)) + value
+    length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta))
+    return bytes(128) + b"DICM" + length + meta + content
+
+
+def inflated_dicom() -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return dicom(b"1.2.840.10008.1.2.1.99", packer.compress(bytes(100_000_000)) + packer.flush())
+
+
+def many_elements(count: int) -> bytes:
+    return dicom(b"1.2.840.10008.1.2.1", struct.pack("<HH2sH", 9, 0x1000, b"LO", 0) * count)
+
+
+def many_items(count: int) -> bytes:
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
+    head = struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    return dicom(b"1.2.840.10008.1.2.1", head + items)
+
+
+DICOM: dict[str, Callable[[], bytes]] = {
+    "100 MB of zeros, deflated": inflated_dicom,
+    "2 million elements": lambda: many_elements(2_000_000),
+    "2 million items": lambda: many_items(2_000_000),
+}
 SLOW: dict[str, Callable[[], bytes]] = {  # refused because they take time
     "PNG: 1.6 million empty chunks": lambda: png(
         10, 10, zeros(410), extra=chunk(b"prVt") * 1_600_000

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 from foveate.errors import BrokenImage
 from foveate.images import codec, cost
 from foveate.images.limits import limit_decoding
-from hostile_images import LARGE, SLOW, encoded, tiny
+from hostile_images import DICOM, LARGE, SLOW, encoded, tiny
 
 SIDE, BOUND = 1300, 500_000_000
 
@@ -50,6 +51,8 @@ def hostile() -> dict[str, dict]:
         for name, make in makers.items():
             content = make()
             rows[name] = {**measured(content, 64), "kind": kind}
+    for name, make in DICOM.items() if find_spec("pydicom") else ():
+        rows[f"DICOM: {name}"] = {**measured(make(), 64), "kind": "slow"}
     return rows
 
 

@@ -8,19 +8,28 @@ from __future__ import annotations
 import hashlib
 import io
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import MAX_WBITS, decompressobj
+from zlib import error as zlib_error
 
 import numpy as np
 
 from foveate.errors import BrokenImage
-from foveate.images.limits import refuse_large
+from foveate.images.limits import refuse_large, too_large, too_slow
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 EXTENSIONS = (".dcm", ".dicom", ".dic")
 HEAD = 132  # bytes after which DICOM is recognized
+_ITEM, _MAX_ITEMS = b"\xfe\xff\x00\xe0", 100_000  # of sequences
+_MAX_ELEMENTS = 20_000
+_DEFLATED, _META = b"1.2.840.10008.1.2.1.99", 2048  # a transfer syntax, and where it is named
+_MAX_INFLATED = 64_000_000, 20  # bytes of a deflated file, and for each byte of it
+_INFLATED_AT_ONCE = 2**22  # bytes
+_FLOAT_BYTES = 32  # a value, while it is windowed in double precision
 _MARK = b"DICM"  # after 128 bytes of any content
 _HASH_COST = 2**12  # of scrypt, about 10 ms: too slow to try all numbers that an identifier can be
 _INVERTED = "MONOCHROME1"  # the lowest value is white
@@ -60,7 +69,8 @@ def render(source: Path | bytes, frame: int = 0) -> np.ndarray:
     from pydicom.pixels.utils import pixel_array
 
     bits = dataset.BitsAllocated * dataset.get("SamplesPerPixel", 1)
-    refuse_large(dataset.Rows * dataset.Columns * bits // 8, None)
+    samples = dataset.Rows * dataset.Columns * dataset.get("SamplesPerPixel", 1)
+    refuse_large(dataset.Rows * dataset.Columns * bits // 8 + _FLOAT_BYTES * samples, None)
     values = pixel_array(dataset, index=frame)
     meaning = dataset.PhotometricInterpretation
     if meaning == "PALETTE COLOR":
@@ -92,9 +102,39 @@ def _slow_hash(text: str) -> str:
 
 
 def _read(source: Path | bytes) -> Dataset:
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
 
-    return dcmread(io.BytesIO(source) if isinstance(source, bytes) else source, force=True)
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    if content.count(_ITEM) > _MAX_ITEMS:
+        raise too_slow("it has too many items")
+    if _DEFLATED in content[:_META]:
+        _refuse_inflated(content)
+    elements = count()
+
+    def stop_when(*_: Any) -> bool:
+        if next(elements) > _MAX_ELEMENTS:
+            raise too_slow("it has too many elements")
+        return False
+
+    return read_partial(io.BytesIO(content), stop_when, force=True)
+
+
+def _refuse_inflated(content: bytes) -> None:
+    """Refuse a deflated file that is much larger than it seems; what is damaged is left to pydicom.
+
+    The group of the meta information begins with its own length.
+    """
+    length = int.from_bytes(content[HEAD + 8 : HEAD + 12], "little")
+    accepted = _MAX_INFLATED[0] + _MAX_INFLATED[1] * len(content)
+    inflater, rest, size = decompressobj(-MAX_WBITS), content[HEAD + 12 + length :], 0
+    try:
+        while rest and size <= accepted:
+            size += len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+            rest = inflater.unconsumed_tail
+    except zlib_error:
+        return
+    if size > accepted:
+        raise too_large(None, f"deflated, it has more than {accepted / 1e6:,.0f} MB")
 
 
 def _read_header(path: Path, *tags: str) -> Any:
