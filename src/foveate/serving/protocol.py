@@ -36,7 +36,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # for what the client has to send
+        self._stall: asyncio.TimerHandle | None = None  # for what it has to read
         self._refusal, self._is_ending = HTTPStatus.BAD_REQUEST, False
         self._in_head, self._in_body = True, False
         self._received = self._counted = 0  # bytes of this request: on the line, of head and body
@@ -55,6 +56,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._stall is not None:
+            self._stall.cancel()
         self._disconnect()
         super().connection_lost(exc)
 
@@ -73,19 +76,27 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _displace(self) -> bool:
-        """End the connection that has been waiting longest; whether there was one."""
+        """End a connection that waits for a request; whether there was one.
+
+        First those that were refused and only linger, then those that wait longest.
+        """
         waiting = [
-            (other._waiting_since, id(other), other)
+            other
             for other in self.connections
             if isinstance(other, BoundedProtocol)
             and other is not self
             and other._waiting_since is not None
         ]
         if waiting:
-            oldest = min(waiting)[2]
-            oldest.transport.abort()
-            self.connections.discard(oldest)
+            first = min(waiting, key=lambda other: (not other._lingers, other._waiting_since))
+            first.transport.abort()
+            self.connections.discard(first)
         return bool(waiting)
+
+    @property
+    def _lingers(self) -> bool:
+        """Whether the last request was answered before all of it had come."""
+        return self._is_ending or (self._in_body and self._waiting_since is not None)
 
     # --- requests
 
@@ -134,7 +145,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._in_body, self._received = True, False, 0
         if self.cycle.response_complete:  # what was left of it has come
             self._stop_timer()
-            self._wait_for_request()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -142,13 +152,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if not self.cycle.response_complete:
             return
+        self._waiting_since = self.loop.time()
         if self._in_body:
             self._start_timer(DRAIN_SECONDS, self._on_silence)
-        else:
-            self._wait_for_request()
-
-    def _wait_for_request(self) -> None:
-        self._waiting_since = self.loop.time()
 
     def _count_head(self, size: int) -> None:
         self._counted += size
@@ -208,11 +214,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start_timer(STALL_SECONDS, self.transport.abort)
+        self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_timer()
+        if self._stall is not None:
+            self._stall.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():  # closing would wait for its reader
