@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class Values:
     Attributes:
         array: (H, W) or (H, W, bands), of any number type.
         format: Name of the file format.
-        frames: Number of images in the file.
+        frames: Number of images in the file; of a TIFF 2 for several.
     """
 
     array: np.ndarray
@@ -132,7 +133,15 @@ def _read_tiff(source: Path | bytes) -> Values:
                 hint="save single images, or bands",
                 id="tiff_axes",
             )
-        return Values(array, "TIFF", len(file.pages))
+        return Values(array, "TIFF", 2 if _has_second_page(file) else 1)
+
+
+def _has_second_page(file: Any) -> bool:
+    """Without reading the heads of all others, of which there may be a million."""
+    try:
+        return file.pages[1] is not None
+    except IndexError:
+        return False
 
 
 def _refuse_other_media(head: bytes, where: str | None) -> None:
