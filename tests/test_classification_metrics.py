@@ -7,6 +7,8 @@ import pytest
 from sklearn import metrics as reference
 
 from foveate.api.evaluate import evaluate
+from foveate.api.evaluate.cautions import score_cautions
+from foveate.api.evaluate.result import FIRST_CAUTIONS
 from foveate.errors import DataError, UsageError
 from foveate.evaluation.intervals import wilson
 from foveate.evaluation.metrics import METRICS, metric_for, paired_difference
@@ -355,3 +357,33 @@ def test_the_roc_plot_shows_both_points():
     point = {"sensitivity": 0.8, "specificity": 0.7}
     one, both = (plots.roc_curve(([0, 1], [0, 1]), [point] * n) for n in (1, 2))
     assert one.count("#d1603d") == 0 < both.count("#d1603d")
+
+
+def scores_of(target: list[int], predicted: list[int]):
+    metric = LabelMetric(("healthy", "ill"))
+    for truth, answer in zip(target, predicted, strict=True):
+        metric.update(Labels((metric.classes[answer],)), Labels((metric.classes[truth],)))
+    return metric.compute()
+
+
+def test_t65_the_first_number_is_none_that_one_answer_reaches():
+    rare = [0] * 192 + [1] * 8
+    scores = scores_of(rare, [0] * 200)
+    assert scores.numbers["accuracy"].value == scores.numbers["majority_accuracy"].value == 0.96
+    assert (scores.headline, scores.numbers[scores.headline].value) == ("balanced_accuracy", 0.5)
+    assert scores.main == "accuracy"  # by which epochs and runs are compared
+    assert scores_of([0, 1] * 50, [0, 1] * 50).headline == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected"),
+    [
+        ([0] * 200, "answers 'healthy' for every image"),
+        ([0] * 185 + [1] * 15, "always answering 'healthy' would be right for 0.960"),
+        ([0] * 192 + [1] * 8, None),
+    ],
+)
+def test_t65_a_run_that_is_no_better_than_one_answer_is_told_so(predicted, expected):
+    cautions = score_cautions(scores_of([0] * 192 + [1] * 8, predicted))
+    assert [each.id in FIRST_CAUTIONS for each in cautions] == [True] * bool(expected)
+    assert all(expected in str(each) for each in cautions)

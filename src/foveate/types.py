@@ -431,6 +431,9 @@ class Score:
         return f"{self.with_interval} (n = {images}{of_groups}{why})"
 
 
+_UNBALANCED = 0.6  # share of the most frequent class, from which accuracy alone misleads
+
+
 @dataclass(frozen=True)
 class Scores:
     """Everything that a metric computed.
@@ -451,3 +454,13 @@ class Scores:
     def main(self) -> str:
         """Name of the main score."""
         return next(iter(self.numbers))
+
+    @property
+    def headline(self) -> str:
+        """Name of the score to show first: one that a single answer to all images cannot reach.
+
+        That is the main score, or the balanced accuracy where most images are of one class.
+        """
+        majority = self.numbers.get("majority_accuracy")
+        is_unbalanced = majority is not None and majority.value >= _UNBALANCED
+        return "balanced_accuracy" if is_unbalanced else self.main

@@ -225,8 +225,8 @@ def write_report(page: EvaluationPage, path: Path) -> None:
 
 
 def _headline(page: EvaluationPage) -> dict[str, Text]:
-    """The main score and what it was measured on."""
-    score = page.scores.numbers[page.scores.main]
+    """The first score and what it was measured on."""
+    score = page.scores.numbers[page.scores.headline]
     scale, digits, unit = (100, 1, " %") if page.scores.as_percent else (1, 2, "")
 
     def written(value: float) -> str:

@@ -9,6 +9,9 @@ _NAMES = {
     "accuracy": Message("metric.accuracy", "accuracy"),
     "auroc": Message("metric.auroc", "AUROC"),
     "average_precision": Message("metric.average_precision", "average precision"),
+    "majority_accuracy": Message(
+        "metric.majority_accuracy", "accuracy of always answering the most frequent class"
+    ),
     "balanced_accuracy": Message("metric.balanced_accuracy", "balanced accuracy"),
     "bleu_1": Message("metric.bleu_1", "BLEU-1"),
     "bleu_2": Message("metric.bleu_2", "BLEU-2"),

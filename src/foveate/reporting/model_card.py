@@ -36,11 +36,11 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
         backbone: Name of the backbone.
         path: File to write.
     """
-    main = page.scores.numbers[page.scores.main]
+    main = page.scores.numbers[page.scores.headline]
     has_interval = main.low is not None and main.high is not None
     interval = f" (95 % interval {main.low:.3f} to {main.high:.3f})" if has_interval else ""
     images = images_of(page.split, main)
-    name = str(metric_name(page.scores.main))
+    name = str(metric_name(page.scores.headline))
     headline = _sentence(f"{name} {main.value:.3f}{interval} on {images}")
     facts = [(key, value) for key, value in page.facts if key.id not in _PRIVATE_FACTS]
     rows = [

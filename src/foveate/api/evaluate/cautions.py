@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+import numpy as np
+
 from foveate.api.evaluate.held_out import overlap_cautions
 from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
@@ -15,7 +17,9 @@ _FEW_IMAGES = 100
 
 
 def score_cautions(scores: Scores) -> list[Message]:
-    """Return the cautions that follow from the scores: a model that tells no more than a mean."""
+    """Return the cautions that follow from the scores: no better than a constant answer."""
+    if "majority_accuracy" in scores.numbers:
+        return _majority_cautions(scores)
     gain = scores.numbers.get("mae_gain")
     if gain is None or (gain.low is not None and gain.low > 0):
         return []
@@ -26,6 +30,34 @@ def score_cautions(scores: Scores) -> list[Message]:
             "mean absolute error {mae}, that of the median {median}",
             mae=scores.numbers["mae"].with_interval,
             median=scores.numbers["median_mae"].with_interval,
+        )
+    ]
+
+
+def _majority_cautions(scores: Scores) -> list[Message]:
+    """Whether always answering one class would do as well."""
+    accuracy, majority = (scores.numbers[name] for name in ("accuracy", "majority_accuracy"))
+    confusion = np.array(scores.tables["confusion"])
+    classes, answered = scores.tables["classes"], np.flatnonzero(confusion.sum(0))
+    if len(answered) == 1 and confusion.shape[0] > 1:
+        return [
+            Message(
+                "caution.one_answer",
+                "the run answers {name} for every image, and has learned to tell nothing",
+                name=repr(classes[answered[0]]),
+            )
+        ]
+    lowest = accuracy.value if accuracy.low is None else accuracy.low
+    if lowest > majority.value:
+        return []
+    return [
+        Message(
+            "caution.no_better_than_majority",
+            "always answering {name} would be right for {share} of these images, and the accuracy "
+            "of {accuracy} is not better than that beyond the noise",
+            name=repr(classes[int(confusion.sum(1).argmax())]),
+            share=f"{majority.value:.3f}",
+            accuracy=accuracy.with_interval,
         )
     ]
 

@@ -14,6 +14,9 @@ from foveate.messages import Message
 from foveate.reporting.evaluation_page import OodResult, Shift, images_of
 from foveate.types import Scores
 
+FIRST_CAUTIONS = ("caution.one_answer", "caution.no_better_than_majority")
+"""Cautions that are said before any number."""
+
 
 @dataclass(frozen=True)
 class EvaluateResult:
@@ -83,15 +86,19 @@ class EvaluateResult:
 
     def _score_lines(self) -> list[str]:
         main = self.scores.main
-        lines = [f"on {self._images}:"]
-        lines += [f"  {name}: {score}" for name, score in self.scores.numbers.items()]
+        headline, numbers = self.scores.headline, self.scores.numbers
+        ordered = {headline: numbers[headline], **numbers}  # a key keeps its first place
+        lines = [str(each) for each in self.cautions if each.id in FIRST_CAUTIONS]
+        lines.append(f"on {self._images}:")
+        lines += [f"  {name}: {score}" for name, score in ordered.items()]
         if self.ood is not None:
             lines.append(
                 f"  AUROC of out-of-distribution images, {self.ood.name}: {self.ood.auroc}"
             )
         lines += self.corrupted.lines() if self.corrupted is not None else []
         lines += slice_lines(self.slices, main)
-        lines += [f"note: {caution}" for caution in self.cautions]
+        notes = [each for each in self.cautions if each.id not in FIRST_CAUTIONS]
+        lines += [f"note: {caution}" for caution in notes]
         if self.shifted is not None and self.shift is not None:
             report = self.shifted.folder / "report.html"
             lines += ["on the other data:", *self.shifted._score_lines()[1:]]

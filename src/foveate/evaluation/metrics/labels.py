@@ -30,6 +30,7 @@ _MOST_BLOCKS, _MIN_BLOCKS = 250, 50
 _WORK = 50_000_000  # images x classes x blocks that rankings are computed without: about a second
 _SINGLE_LABEL_ORDER = (
     "accuracy",
+    "majority_accuracy",
     "balanced_accuracy",
     "macro_f1",
     "weighted_f1",
@@ -52,6 +53,7 @@ class LabelMetric(Metric):
     All scores are in [0, 1] except `log_loss` (nats). With one class per image, in this order:
 
     - `accuracy`;
+    - `majority_accuracy`: what always answering the most frequent class of the targets gives;
     - `balanced_accuracy`: the mean recall of the classes among the targets;
     - `macro_f1`: the mean F1 of the classes among targets or predictions;
     - `weighted_f1`: the same, weighted by target images;
@@ -236,6 +238,7 @@ def _single_label(
     size, count = len(classes), len(target)
     hits = predicted == target
     numbers = {"accuracy": proportion(hits, units)}
+    numbers["majority_accuracy"] = Score(float(np.bincount(target).max() / count), count=count)
     numbers |= class_averages(target, predicted, size, units)
     if scores is not None:
         numbers |= estimate(_log_loss(target, scores), units)
