@@ -257,7 +257,7 @@ def test_t49_only_requests_for_this_server_are_answered(server):
     assert {status(host) for host in ("evil.example", "localhost.evil.example", "")} == {b"421"}
     assert (status(), status("localhost", "localhost")) == (b"400", b"400")
     assert server.exchange(b"GET /v2 HTTP/1.0\r\n\r\n")[9:12] == b"200"
-    with SmallServer(hosts=["vision.example"], token="secret") as named:
+    with SmallServer(hosts=["Vision.example"], token="secret") as named:
         line = request("GET", "/v2", "Authorization: Bearer secret", host="vision.example:8000")
         assert named.exchange(line)[9:12] == b"200"
         assert named.get("/v2")[9:12] == b"401"

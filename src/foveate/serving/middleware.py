@@ -131,8 +131,10 @@ def _refuse_address(state: ServerState, scope: Scope, hosts: list[str]) -> Respo
             return None
         return error_response(400, "send one header Host")
     name = re.sub(r":\d*$", "", hosts[0]).strip("[]").rstrip(".").lower()
-    own = (scope.get("server") or ("",))[0]  # the address of this side of the connection
-    if name in ("localhost", own, *state.limits.hosts) or "*" in state.limits.hosts:
+    # the address of this side of the connection; IPv6 writes those of IPv4 in its own way
+    own = (scope.get("server") or ("",))[0].removeprefix("::ffff:")
+    known = {"localhost", own, *(each.lower() for each in state.limits.hosts)}
+    if name in known or "*" in known:
         return None
     return error_response(421, "this server has another name; see --allowed-host")
 

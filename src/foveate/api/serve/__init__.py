@@ -58,7 +58,7 @@ def serve(
         max_bodies_bytes=int(max_bodies_mb * 1_000_000),
         max_decoded_bytes=int(max_decoded_mb * 1_000_000),
         body_timeout=request_timeout,
-        hosts=(allowed_host,) if isinstance(allowed_host, str) else tuple(allowed_host),
+        hosts=(host, *((allowed_host,) if isinstance(allowed_host, str) else allowed_host)),
     )
     refuse_exposed(host, limits, no_token)
     run_server(as_paths(runs), host, port, limits, grace, device)
