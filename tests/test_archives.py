@@ -126,6 +126,12 @@ def test_archives_that_cannot_be_read_in_place_say_why(tmp_path):
         read_table(write_zip(tmp_path / "a.zip", members | {"lying/0.xml": b"<annotation/>"}))
     with pytest.raises(DataError, match=r"no images with labels.*a folder for each class"):
         read_table(write_zip(tmp_path / "b.zip", {"0.png": members["lying/0.png"]}))
+    pictures = {f"{split}/{split}.png": members["lying/0.png"] for split in ("train", "valid")}
+    with pytest.raises(DataError, match="no images with labels"):  # splits are no classes
+        read_table(write_zip(tmp_path / "e.zip", pictures))
+    roboflow = {"train/_annotations.coco.json": b'{"images": [], "annotations": []}'}
+    with pytest.raises(DataError, match=r"not read in place.*train/_annotations\.coco\.json"):
+        read_table(write_zip(tmp_path / "f.zip", pictures | roboflow))
     compressed = write_tar(tmp_path / "c.tar.gz", members, "w:gz")
     with pytest.raises(DataError, match="cannot be read in place"):
         read_table(compressed)

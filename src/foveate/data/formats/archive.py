@@ -36,6 +36,7 @@ _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _ANNOTATIONS = (".cls", ".json", ".txt")
 _OTHER_LABELS = (".xml", ".csv", ".yaml", ".yml", ".jsonl", ".parquet", ".names")
 _MAX_ANNOTATION = 1 << 20  # bytes
+_OBJECTS = (b'"annotations"', b'"bbox"', b'"segmentation"', b'"shapes"')  # in a JSON with objects
 _MAX_SNIFFED = 200  # members of a .tar
 
 _UNLABELED = IssueKind(
@@ -164,6 +165,9 @@ def _read_archive(archive: Path, split: Split | None, log: IssueLog) -> Iterator
     members = _read_members(archive)
     folders = [member.name.parts[:-1] for member in members]
     shared = _shared_depth(folders)
+    without_classes = all(
+        len(own) == shared + 1 and split_in_name(own[shared]) for own in folders
+    )  # train/1.jpg and test/2.jpg
     has_annotations = any(member.annotations for member in members)  # then folders are no classes
     for member in members:
         own = member.name.parts[shared:-1]
@@ -173,7 +177,7 @@ def _read_archive(archive: Path, split: Split | None, log: IssueLog) -> Iterator
         with skip_and_record():
             target = _target_of(member, archive)
         names = own[1:] if has_splits else own
-        if target is None and names and not has_annotations:
+        if target is None and names and not (has_annotations or without_classes):
             target = Labels((names[0],))
         if target is None:
             log.add(_UNLABELED, printable(str(member.name)))
@@ -257,6 +261,8 @@ def _read_members(archive: Path) -> list[_Member]:
         member = by_stem.get(_stem(name))
         if member is not None:
             member.annotations[extension_of(name.name)] = content
+        elif extension_of(name.name) == ".json" and any(word in content for word in _OBJECTS):
+            raise _has_annotations(name, archive)
     return images
 
 
@@ -308,10 +314,14 @@ def _is_clutter(name: PurePosixPath) -> bool:
 
 def _refuse_other_labels(name: PurePosixPath, extension: str, archive: Path) -> None:
     if extension in _OTHER_LABELS:
-        raise DataError(
-            "the archive has annotations that are not read in place",
-            where=printable(archive),
-            why=f"it contains {printable(str(name))}",
-            hint="unpack it, and give the folder",
-            id="archive_with_annotations",
-        )
+        raise _has_annotations(name, archive)
+
+
+def _has_annotations(name: PurePosixPath, archive: Path) -> DataError:
+    return DataError(
+        "the archive has annotations that are not read in place",
+        where=printable(archive),
+        why=f"it contains {printable(str(name))}",
+        hint="unpack it, and give the folder",
+        id="archive_with_annotations",
+    )
