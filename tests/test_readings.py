@@ -286,6 +286,24 @@ def write_coco(folder: Path, **changes) -> Path:
         "images": images,
         "annotations": annotations,
         "categories": [{"id": 1, "name": "bolt"}],
+def test_cvats_yolo_of_ultralytics_names_splits_as_its_subsets(tmp_path):
+    """Subsets are called Train, Validation and Test in CVAT, and so are the keys."""
+    write_photos(tmp_path, "images/Train", "images/Validation")
+    for image in list(tmp_path.rglob("*.png")):
+        label = tmp_path / "labels" / image.parent.name / f"{image.stem}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(BOX)
+    for folder in ("Train", "Validation"):
+        names = sorted(path.name for path in (tmp_path / "images" / folder).iterdir())
+        lines = "".join(f"data/images/{folder}/{name}\n" for name in names)
+        (tmp_path / f"{folder}.txt").write_text(lines)
+    yaml = "Train: Train.txt\nValidation: Validation.txt\nnames:\n  0: bolt\npath: .\n"
+    (tmp_path / "data.yaml").write_text(yaml)
+    table = read_table(tmp_path)
+    assert table.classes == ("bolt",)
+    assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
+
+
     }
     (folder / "annotations.json").write_text(json.dumps(content))
     return folder

@@ -36,7 +36,7 @@ _PREFERRED = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _MAX_BYTES = 1_000_000  # of a data.yaml, which has about a page
 _REQUIRED_KEYS = (
     re.compile(r"^['\"]?names['\"]?\s*:", re.MULTILINE),
-    re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.MULTILINE),
+    re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.M | re.IGNORECASE),
 )
 _KNOWN_KEYS = frozenset({"path", "names", "nc", "kpt_shape"})
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
