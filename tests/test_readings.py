@@ -11,6 +11,7 @@ from PIL import Image
 
 import foveate
 from foveate.data.formats import FORMATS, Fit, Reading, read_table, sniff_formats
+from foveate.data.group_columns import with_groups
 from foveate.data.split_names import is_part_name, split_in_name
 from foveate.data.survey import find_mask_folder, survey_folder
 from foveate.errors import DataError, UsageError
@@ -197,6 +198,33 @@ def test_yolo_without_a_yaml(tmp_path):
     assert table.samples[0].target.xyxy.tolist() == [[12, 9, 20, 15]]
     (tmp_path / "batch_2" / "classes.txt").write_text("nut\nbolt\n")
     with pytest.raises(DataError, match="differ"):
+def test_masks_of_equal_names_belong_to_the_images_of_their_folder(tmp_path):
+    """As MVTec AD: test/broken/000.png has ground_truth/broken/000_mask.png, and a good one none."""
+    for number in range(3):
+        for folder in ("train/good", "test/good", "test/broken", "test/stained"):
+            write_photo(tmp_path / folder / f"{number:03d}.png", seed=number)
+        for defect in ("broken", "stained"):
+            write_mask(tmp_path / "ground_truth" / defect / f"{number:03d}_mask.png")
+    table = read_table(tmp_path)
+    assert {sample.key.rpartition("/")[0] for sample in table.samples} == {
+        "test/broken",
+        "test/stained",
+    }
+    (note,) = [note for note in table.notes if note.kind.id == "image_without_mask"]
+    assert (len(table.samples), note.occurrences) == (6, 6)
+
+
+def test_tiles_of_qupath_are_images_with_labeled_masks_in_slides(tmp_path):
+    for slide in range(6):
+        for x in (0, 2048):
+            name = f"tiles/S-0{slide} H&E/S-0{slide} H&E [d=4,x={x},y=0,w=2048,h=2048]"
+            write_photo(tmp_path / f"{name}.png", seed=slide + x)
+            write_mask(tmp_path / f"{name}-labelled.png", value=1)
+    table = with_groups(read_table(tmp_path), tmp_path)
+    assert (table.format, len(table.samples)) == ("masks", 12)
+    assert {sample.group for sample in table.samples} == {f"S-0{slide} H&E" for slide in range(6)}
+
+
         read_table(tmp_path, "yolo")
 
 

@@ -39,6 +39,10 @@ _IDS = (
     ("track", r"track|video|clip|session|sequence"),
 )
 
+_TILE = re.compile(  # a tile that QuPath cut out of a slide: NAME [d=4,x=0,y=2048,w=512,h=512].jpg
+    r"(?:^|/)(?P<slide>[^/]+?) ?\[(?:d=[\d.]+,)?x=-?\d+,y=-?\d+,w=\d+,h=\d+[^/\]]*\][^/]*$"
+)
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -166,6 +170,10 @@ def _from_names(samples: Sequence[Sample]) -> list[_Choice]:
             continue
         groups = [each[0].strip("/_-. ") if each else None for each in found]
         choices.append(_Choice(word, groups, rank, in_names=True))
+    tiles = [_TILE.search(sample.key) for sample in samples]
+    if sum(each is not None for each in tiles) >= _MIN_NAMED * len(samples):
+        groups = [each["slide"] if each else None for each in tiles]
+        choices.append(_Choice("slide", groups, len(_IDS) - 2, in_names=True))
     return choices
 
 

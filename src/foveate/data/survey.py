@@ -20,8 +20,8 @@ from foveate.images.codec import read_image, read_index_mask
 
 LABEL_EXTENSIONS = (".txt", ".xml", ".json")
 MASK_SUFFIX = re.compile(
-    r"[ _.-](?:(?:cp_)?masks?|seg|segmentation|gt|ground[ _-]?truth|labels?|annotation|annot|lesion"
-    r"|manual|1stho|l)(?:[ _-]?\d{1,3})?$",
+    r"[ _.-](?:(?:cp_)?masks?|seg|segmentation|gt|ground[ _-]?truth|label(?:s|led|ed)?|annotation"
+    r"|annot|lesion|manual|1stho|l)(?:[ _-]?\d{1,3})?$",
     re.IGNORECASE,
 )
 _HAS_MASK_SUFFIX = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -237,21 +237,33 @@ def _scan_beside(root: Path) -> MaskConfig:
 
 
 def _scan_across(root: Path) -> MaskConfig:
-    """The config of masks that have a suffix and a folder of any name: a/1.jpg and b/1_mask.png."""
+    """The config of masks that have a suffix and a folder of any name: a/1.jpg and b/1_mask.png.
+
+    Where folders of masks repeat the names of files, the name of the folder counts, too: a/x/1.jpg
+    and b/x/1_mask.png (MVTec AD).
+    """
     files = dict(walk_folders(root))
     of_masks = {folder for folder, names in files.items() if _have_mask_suffix(names)}
     if not of_masks:
         return MaskConfig(root, [], [])
     images, masks = list[ImageFile](), list[ImageFile]()
+    splits = {folder: split_in_folders(folder.relative_to(root).parts) for folder in files}
+    of_split = Counter((splits[folder], name) for folder in of_masks for name in files[folder])
+    is_repeated = max(of_split.values()) > 1
     for folder, names in files.items():
-        split = split_in_folders(folder.relative_to(root).parts)
         for file in (folder / name for name in names):
             if (is_mask_file if folder in of_masks else is_image)(file):
-                entry = ImageFile(file, split, (file.stem,))
+                parts = (folder.name, file.stem) if is_repeated else (file.stem,)
+                entry = ImageFile(file, splits[folder], parts)
                 (masks if folder in of_masks else images).append(entry)
-    repeated = Counter((image.split, image.parts) for image in images)
-    unique = [image for image in images if repeated[image.split, image.parts] == 1]
-    return MaskConfig(root, unique, masks)
+    serves_all = any(mask.split is None for mask in masks)  # an image is then one of all splits
+    names_of = [(None if serves_all else image.split, image.parts) for image in images]
+    repeated = Counter(names_of)
+    images = [  # no mask has the whole path as its name
+        image if repeated[name] == 1 else replace(image, parts=image.path.parts)
+        for image, name in zip(images, names_of, strict=True)
+    ]
+    return MaskConfig(root, images, masks)
 
 
 def _have_mask_suffix(names: list[str]) -> bool:
