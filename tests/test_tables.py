@@ -117,6 +117,14 @@ def test_findings_of_chest_images_are_labels(tmp_path):
     assert table.multilabel
 
 
+def test_rows_without_a_label_are_left_out_unless_there_are_several_labels(tmp_path):
+    table = read_table(write_rows(tmp_path / "a" / "t.csv", "path,label", "cat", "dog", "", "cat"))
+    assert (len(table.samples), table.classes, table.multilabel) == (9, ("cat", "dog"), False)
+    assert [note.kind.id for note in table.notes] == ["unlabeled_rows"]
+    table = read_table(write_rows(tmp_path / "b" / "t.csv", "path,label", "cat|dog", "dog", ""))
+    assert (len(table.samples), table.multilabel) == (12, True)
+
+
 def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
     path = write_rows(tmp_path / "t.csv", "path,Species,note", "cat,x", "dog,y")
     for place in (path, tmp_path):

@@ -23,7 +23,7 @@ from foveate.data.formats._table_files import (
     sniff_tables,
 )
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
-from foveate.data.issues import skip_and_record
+from foveate.data.issues import counted_issue, skip_and_record
 from foveate.data.records import (
     ALIASES,
     Record,
@@ -52,6 +52,12 @@ from foveate.utils.paths import printable
 _MAX_WHY = 300  # characters of the columns in a message
 _MAX_LIST = 10_000  # characters of a list in a cell
 
+_UNLABELED = IssueKind(
+    "unlabeled_rows",
+    "rows without a label, left out",
+    "warning",
+    hint="label them; if an empty cell means that an image has no class, write a name such as none",
+)
 _REPEATED = IssueKind("repeated_rows", "rows that name the same image as an earlier row", "warning")
 
 
@@ -94,7 +100,8 @@ class TableFile(Format):
             rows += _read_rows(table, root, split, self.column, notes)
         if not rows:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
-        rows = _with_names(_split_commas(rows, notes), [table for table, _ in tables], root, notes)
+        rows = _without_unlabeled(_split_commas(rows, notes), path, notes)
+        rows = _with_names(rows, [table for table, _ in tables], root, notes)
         multilabel = any(len(row.labels) != 1 for row in rows)
         rows = drop_missing(_merge(rows, multilabel, path, notes), path, notes)
         notes += _multilabel_note(rows) if multilabel else []
@@ -165,7 +172,8 @@ def _read_rows(
                 if classes
                 else _parse_labels(record, table)
             )
-            rows.append(_Row(number, path, key, own or split, group, labels))
+            is_unlabeled = not classes and not cell_text(record.cells["label"])
+            rows.append(_Row(number, path, key, own or split, group, labels, is_unlabeled))
     notes += finder.notes()
     return rows
 
@@ -198,6 +206,7 @@ def _doubts(cells: list[Any], table: Path) -> Iterator[str]:
 @dataclass(frozen=True)
 class _Row(ImageRow):
     labels: tuple[str, ...]
+    is_unlabeled: bool = False  # an empty cell, which is no list of labels
 
     def sample(self) -> Sample:
         return Sample(self.path, self.key, Labels(self.labels), self.split, self.group)
@@ -256,6 +265,19 @@ def _split_commas(rows: list[_Row], notes: list[Issue]) -> list[_Row]:
             remark("labels_with_spaces", text, "warning", count=len(combined), example=example)
         )
     return rows
+
+
+def _without_unlabeled(rows: list[_Row], table: Path, notes: list[Issue]) -> list[_Row]:
+    """Without rows whose cell is empty, where no row has several labels: they are not labeled yet.
+
+    Among several labels, an empty cell says that an image has none of them.
+    """
+    unlabeled = [row for row in rows if row.is_unlabeled]
+    if len(unlabeled) in (0, len(rows)) or any(len(row.labels) > 1 for row in rows):
+        return rows
+    places = [Location(row.key, row_location(table, row.number)) for row in unlabeled]
+    notes.append(counted_issue(_UNLABELED, places))
+    return [row for row in rows if not row.is_unlabeled]
 
 
 def _with_names(rows: list[_Row], tables: list[Path], root: Path, notes: list[Issue]) -> list[_Row]:
