@@ -460,6 +460,24 @@ def test_columns_of_zero_and_one_are_classes(tmp_path):
     write_photos(tmp_path, "train", count=3)
     text = "filename, bolt, nut\n0_0.png, 1, 0\n0_1.png, 1, 1\n0_2.png, 0, 0\n"
     (tmp_path / "train" / "_classes.csv").write_text(text)
+def test_paths_may_begin_with_folders_that_are_not_there(tmp_path):
+    """As CheXpert, whose images have equal names in other folders."""
+    rows = ["path,label"]
+    for patient in range(4):
+        for study in ("study1", "study2"):
+            name = f"train/p{patient}/{study}/view1.png"
+            write_photo(tmp_path / name, seed=patient)
+            rows.append(f"CheXpert-small/{name},{'ab'[patient % 2]}")
+    table = tmp_path / "train.csv"
+    table.write_text("\n".join(rows))
+    assert {sample.key for sample in read_table(table).samples} == {
+        row.removeprefix("CheXpert-small/").partition(",")[0] for row in rows[1:]
+    }
+    table.write_text("\n".join(rows).replace("CheXpert-small/train", "test"))
+    with pytest.raises(DataError, match="lead to several images each"):
+        read_table(table)  # test/p0/study1 is not train/p0/study1
+
+
     table = read_table(tmp_path)
     assert [sample.target.names for sample in table.samples] == [("bolt",), ("bolt", "nut"), ()]
     assert table.multilabel

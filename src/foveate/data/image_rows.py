@@ -66,9 +66,11 @@ class ImageFinder:
 
     A name leads to a file relative to the table; or else to the only image below the table's folder
     (below `root`, if there is none) that has this name, with or without its extension, in any
-    Unicode normalization. So files may have moved, and ids need no extension. An image in a folder
-    of another split than the stated one is another image: it is not taken. Backslashes separate
-    folders, as Windows writes paths, where no file has them in its name.
+    Unicode normalization. Before that, folders at the beginning of a path that are not there are
+    left out: data/train/1.jpg leads to train/1.jpg. So files may have moved, and ids need no
+    extension. An image in a folder of another split than the stated one is another image: it is
+    not taken. Backslashes separate folders, as Windows writes paths, where no file has them in its
+    name.
 
     Args:
         table: The table.
@@ -125,7 +127,7 @@ class ImageFinder:
             name = name.replace("\\", "/")
             path = Path(os.path.normpath(self._folder / name))
         if not path.is_file():
-            path = self._by_name(name) or path
+            path = self._without_first_folders(name) or self._by_name(name) or path
         return path, self._relative(path)
 
     def _relative(self, path: Path) -> str:
@@ -143,6 +145,23 @@ class ImageFinder:
         count = self.by_name
         return [remark("images_found_by_name", text, count=count, stated=stated, found=found)]
 
+    def _without_first_folders(self, name: str) -> Path | None:
+        """The file at the longest end of a path that has a folder and no other split before it."""
+        parts = name.split("/")
+        for start in range(1, len(parts) - 1):
+            end = parts[start:]
+            if ".." in end or split_in_folders(parts[:start]):
+                continue
+            path = Path(os.path.normpath(self._folder / "/".join(end)))
+            if path.is_file():
+                self._count(name, self._relative(path))
+                return path
+        return None
+
+    def _count(self, name: str, key: str) -> None:
+        self.by_name += 1
+        self._example = self._example if self.by_name > 1 else (name[-_MAX_SHOWN:], key)
+
     def _by_name(self, name: str) -> Path | None:
         if self._index is None:
             inside = self._folder.is_relative_to(self._root)
@@ -158,8 +177,7 @@ class ImageFinder:
         if stated_split and split and stated_split != split:
             return None
         if "." in last:
-            self.by_name += 1
-            self._example = self._example if self.by_name > 1 else (name[-_MAX_SHOWN:], key)
+            self._count(name, key)
         return found[0]
 
 
