@@ -58,6 +58,13 @@ def write_photos(root: Path, *folders: str, count: int = 4) -> Path:
         *(("trainSet", "train"), ("train-aug", "train"), ("训练集", "train"), ("treino", "train")),
         *(("val_images", "val"), ("Validation Set", "val"), ("验证", "val"), ("eval", "val")),
         *(("test_set", "test"), ("TestData", "test"), ("测试集", "test")),
+        *(("validação", "val"), ("Validacio\u0301n", "val"), ("teste", "test"), ("テスト", "test")),
+        *(
+            ("entraînement", "train"),
+            ("訓練データ", "train"),
+            ("測試集", "test"),
+            ("훈련", "train"),
+        ),
         *(("cats", None), ("train_test", None), ("rain", None), ("bus", None), ("class_1", None)),
     ],
 )
@@ -107,6 +114,26 @@ def test_parts_of_a_dataset_are_not_classes_unasked(tmp_path, names):
         read_table(tmp_path)
     assert "; other formats are: archive, boxes_table, " in caught.value.hint
     assert set(read_table(tmp_path, "folder").classes) == set(names)
+
+
+def test_splits_in_an_unknown_language_are_asked_about(tmp_path):
+    write_photos(tmp_path, "uczenie/rust", "uczenie/healthy", "egzamin/rust", "egzamin/healthy")
+    with pytest.raises(DataError, match=r"egzamin and uczenie hold folders of the same names"):
+        read_table(tmp_path)
+    write_photos(tmp_path, "egzamin/mildew")
+    assert read_table(tmp_path).classes == ("egzamin", "uczenie")
+
+
+def test_folders_of_patients_are_not_classes_unasked(tmp_path):
+    """As CheXpert: train/patient00001/study1/view1_frontal.jpg, and a table of many findings."""
+    folders = [f"train/patient{number:05d}/study1" for number in range(1, 7)]
+    write_photos(tmp_path, *folders, "valid/patient64541/study1", count=2)
+    with pytest.raises(DataError, match="named like patients or cases: patient00001") as caught:
+        read_table(tmp_path)
+    assert "may hold their labels" not in caught.value.why
+    (tmp_path / "train.csv").write_text("Path,Edema\ntrain/patient00001/study1/0_0.png,1.0\n")
+    with pytest.raises(DataError, match=r"train\.csv may hold their labels"):
+        read_table(tmp_path)
 
 
 def test_nearly_as_many_classes_as_images_are_asked_about(tmp_path):
@@ -170,6 +197,33 @@ def test_equal_names_of_photographs_are_no_masks(tmp_path):
     assert read_table(tmp_path).classes == ("cat", "dog")
 
 
+def test_masks_of_equal_names_belong_to_the_images_of_their_folder(tmp_path):
+    """As MVTec AD: test/broken/000.png has ground_truth/broken/000_mask.png, and a good one none."""
+    for number in range(3):
+        for folder in ("train/good", "test/good", "test/broken", "test/stained"):
+            write_photo(tmp_path / folder / f"{number:03d}.png", seed=number)
+        for defect in ("broken", "stained"):
+            write_mask(tmp_path / "ground_truth" / defect / f"{number:03d}_mask.png")
+    table = read_table(tmp_path)
+    assert {sample.key.rpartition("/")[0] for sample in table.samples} == {
+        "test/broken",
+        "test/stained",
+    }
+    (note,) = [note for note in table.notes if note.kind.id == "image_without_mask"]
+    assert (len(table.samples), note.occurrences) == (6, 6)
+
+
+def test_tiles_of_qupath_are_images_with_labeled_masks_in_slides(tmp_path):
+    for slide in range(6):
+        for x in (0, 2048):
+            name = f"tiles/S-0{slide} H&E/S-0{slide} H&E [d=4,x={x},y=0,w=2048,h=2048]"
+            write_photo(tmp_path / f"{name}.png", seed=slide + x)
+            write_mask(tmp_path / f"{name}-labelled.png", value=1)
+    table = with_groups(read_table(tmp_path), tmp_path)
+    assert (table.format, len(table.samples)) == ("masks", 12)
+    assert {sample.group for sample in table.samples} == {f"S-0{slide} H&E" for slide in range(6)}
+
+
 def test_several_masks_of_an_image_are_one(tmp_path):
     write_photo(tmp_path / "images" / "1.png")
     write_mask(tmp_path / "masks" / "1_mask.png")
@@ -198,33 +252,6 @@ def test_yolo_without_a_yaml(tmp_path):
     assert table.samples[0].target.xyxy.tolist() == [[12, 9, 20, 15]]
     (tmp_path / "batch_2" / "classes.txt").write_text("nut\nbolt\n")
     with pytest.raises(DataError, match="differ"):
-def test_masks_of_equal_names_belong_to_the_images_of_their_folder(tmp_path):
-    """As MVTec AD: test/broken/000.png has ground_truth/broken/000_mask.png, and a good one none."""
-    for number in range(3):
-        for folder in ("train/good", "test/good", "test/broken", "test/stained"):
-            write_photo(tmp_path / folder / f"{number:03d}.png", seed=number)
-        for defect in ("broken", "stained"):
-            write_mask(tmp_path / "ground_truth" / defect / f"{number:03d}_mask.png")
-    table = read_table(tmp_path)
-    assert {sample.key.rpartition("/")[0] for sample in table.samples} == {
-        "test/broken",
-        "test/stained",
-    }
-    (note,) = [note for note in table.notes if note.kind.id == "image_without_mask"]
-    assert (len(table.samples), note.occurrences) == (6, 6)
-
-
-def test_tiles_of_qupath_are_images_with_labeled_masks_in_slides(tmp_path):
-    for slide in range(6):
-        for x in (0, 2048):
-            name = f"tiles/S-0{slide} H&E/S-0{slide} H&E [d=4,x={x},y=0,w=2048,h=2048]"
-            write_photo(tmp_path / f"{name}.png", seed=slide + x)
-            write_mask(tmp_path / f"{name}-labelled.png", value=1)
-    table = with_groups(read_table(tmp_path), tmp_path)
-    assert (table.format, len(table.samples)) == ("masks", 12)
-    assert {sample.group for sample in table.samples} == {f"S-0{slide} H&E" for slide in range(6)}
-
-
         read_table(tmp_path, "yolo")
 
 
@@ -257,6 +284,24 @@ def test_cvats_yolo_of_ultralytics_writes_data_before_its_paths(tmp_path):
     table = read_table(tmp_path)
     assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
     assert not table.notes
+
+
+def test_cvats_yolo_of_ultralytics_names_splits_as_its_subsets(tmp_path):
+    """Subsets are called Train, Validation and Test in CVAT, and so are the keys."""
+    write_photos(tmp_path, "images/Train", "images/Validation")
+    for image in list(tmp_path.rglob("*.png")):
+        label = tmp_path / "labels" / image.parent.name / f"{image.stem}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(BOX)
+    for folder in ("Train", "Validation"):
+        names = sorted(path.name for path in (tmp_path / "images" / folder).iterdir())
+        lines = "".join(f"data/images/{folder}/{name}\n" for name in names)
+        (tmp_path / f"{folder}.txt").write_text(lines)
+    yaml = "Train: Train.txt\nValidation: Validation.txt\nnames:\n  0: bolt\npath: .\n"
+    (tmp_path / "data.yaml").write_text(yaml)
+    table = read_table(tmp_path)
+    assert table.classes == ("bolt",)
+    assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
 
 
 def test_label_studios_yolo_has_categories_in_its_notes(tmp_path):
@@ -314,24 +359,6 @@ def write_coco(folder: Path, **changes) -> Path:
         "images": images,
         "annotations": annotations,
         "categories": [{"id": 1, "name": "bolt"}],
-def test_cvats_yolo_of_ultralytics_names_splits_as_its_subsets(tmp_path):
-    """Subsets are called Train, Validation and Test in CVAT, and so are the keys."""
-    write_photos(tmp_path, "images/Train", "images/Validation")
-    for image in list(tmp_path.rglob("*.png")):
-        label = tmp_path / "labels" / image.parent.name / f"{image.stem}.txt"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text(BOX)
-    for folder in ("Train", "Validation"):
-        names = sorted(path.name for path in (tmp_path / "images" / folder).iterdir())
-        lines = "".join(f"data/images/{folder}/{name}\n" for name in names)
-        (tmp_path / f"{folder}.txt").write_text(lines)
-    yaml = "Train: Train.txt\nValidation: Validation.txt\nnames:\n  0: bolt\npath: .\n"
-    (tmp_path / "data.yaml").write_text(yaml)
-    table = read_table(tmp_path)
-    assert table.classes == ("bolt",)
-    assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
-
-
     }
     (folder / "annotations.json").write_text(json.dumps(content))
     return folder
@@ -433,6 +460,24 @@ def test_ids_without_endings_and_moved_files_are_found_by_name(tmp_path):
     assert len(read_table(tmp_path).samples) == 2  # 001 is not unique any more
 
 
+def test_paths_may_begin_with_folders_that_are_not_there(tmp_path):
+    """As CheXpert, whose images have equal names in other folders."""
+    rows = ["path,label"]
+    for patient in range(4):
+        for study in ("study1", "study2"):
+            name = f"train/p{patient}/{study}/view1.png"
+            write_photo(tmp_path / name, seed=patient)
+            rows.append(f"CheXpert-small/{name},{'ab'[patient % 2]}")
+    table = tmp_path / "train.csv"
+    table.write_text("\n".join(rows))
+    assert {sample.key for sample in read_table(table).samples} == {
+        row.removeprefix("CheXpert-small/").partition(",")[0] for row in rows[1:]
+    }
+    table.write_text("\n".join(rows).replace("CheXpert-small/train", "test"))
+    with pytest.raises(DataError, match="lead to several images each"):
+        read_table(table)  # test/p0/study1 is not train/p0/study1
+
+
 def test_composed_and_decomposed_names_are_equal(tmp_path):
     write_photo(tmp_path / "e\u0301.png")
     (tmp_path / "t.csv").write_text("path,label\n\u00e9.png,a\n", encoding="utf-8")
@@ -460,24 +505,6 @@ def test_columns_of_zero_and_one_are_classes(tmp_path):
     write_photos(tmp_path, "train", count=3)
     text = "filename, bolt, nut\n0_0.png, 1, 0\n0_1.png, 1, 1\n0_2.png, 0, 0\n"
     (tmp_path / "train" / "_classes.csv").write_text(text)
-def test_paths_may_begin_with_folders_that_are_not_there(tmp_path):
-    """As CheXpert, whose images have equal names in other folders."""
-    rows = ["path,label"]
-    for patient in range(4):
-        for study in ("study1", "study2"):
-            name = f"train/p{patient}/{study}/view1.png"
-            write_photo(tmp_path / name, seed=patient)
-            rows.append(f"CheXpert-small/{name},{'ab'[patient % 2]}")
-    table = tmp_path / "train.csv"
-    table.write_text("\n".join(rows))
-    assert {sample.key for sample in read_table(table).samples} == {
-        row.removeprefix("CheXpert-small/").partition(",")[0] for row in rows[1:]
-    }
-    table.write_text("\n".join(rows).replace("CheXpert-small/train", "test"))
-    with pytest.raises(DataError, match="lead to several images each"):
-        read_table(table)  # test/p0/study1 is not train/p0/study1
-
-
     table = read_table(tmp_path)
     assert [sample.target.names for sample in table.samples] == [("bolt",), ("bolt", "nut"), ()]
     assert table.multilabel

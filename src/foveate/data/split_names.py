@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from foveate.types import Split
@@ -14,11 +15,26 @@ _NAMES: dict[str, Split] = {
 }
 _WORDS: dict[str, Split] = {  # that a longer name may contain: training_set, seg_train
     **_NAMES,
-    **dict.fromkeys(("trn", "trainset", "entrenamiento", "treino", "apprentissage"), "train"),
+    **dict.fromkeys(("trn", "trainset"), "train"),
     **dict.fromkeys(("valset", "validset", "eval", "evaluation", "holdout"), "val"),
     **dict.fromkeys(("tst", "testset"), "test"),
+    # without accents: Spanish, Portuguese, French, Italian, German
+    **dict.fromkeys(("entrenamiento", "treino", "treinamento", "apprentissage"), "train"),
+    **dict.fromkeys(("entrainement", "addestramento"), "train"),
+    **dict.fromkeys(("validacion", "validacao", "validazione", "validierung"), "val"),
+    **dict.fromkeys(("prueba", "pruebas", "teste", "testes"), "test"),
 }
-_CHINESE: tuple[tuple[str, Split], ...] = (("训练", "train"), ("验证", "val"), ("测试", "test"))
+_PIECES: tuple[tuple[str, Split], ...] = (  # of Chinese, Japanese and Korean, without spaces
+    *(
+        ("训练", "train"),
+        ("訓練", "train"),
+        ("学習", "train"),
+        ("훈련", "train"),
+        ("학습", "train"),
+    ),
+    *(("验证", "val"), ("驗證", "val"), ("検証", "val"), ("검증", "val")),
+    *(("测试", "test"), ("測試", "test"), ("テスト", "test"), ("테스트", "test")),
+)
 _PARTS = frozenset({"fold", "folds", "part", "batch", "subset", "split", "chunk", "shard", "cv"})
 
 
@@ -34,7 +50,8 @@ def split_in_name(name: str) -> Split | None:
     """
     words = _words(name)
     splits = {_WORDS[word] for word in words if word in _WORDS}
-    splits |= {split for word, split in _CHINESE if word in name}
+    composed = unicodedata.normalize("NFC", name)
+    splits |= {split for piece, split in _PIECES if piece in composed}
     return splits.pop() if len(splits) == 1 else None
 
 
@@ -51,6 +68,8 @@ def is_part_name(name: str) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """'trainSet_2017' -> ['train', 'set', '2017']; 'train2017' -> ['train', '2017']."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)", " ", name.strip())
+    """'trainSet_2017' -> ['train', 'set', '2017']; 'Validação' -> ['validacao']."""
+    letters = unicodedata.normalize("NFKD", name.strip())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)", " ", plain)
     return [word.casefold() for word in re.split(r"[\W_]+", spaced) if word]

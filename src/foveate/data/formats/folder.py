@@ -6,6 +6,7 @@ root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,11 @@ _DESCRIPTION_EXTENSIONS = (".yaml", ".yml", ".json")
 _MANY_MASKS = 0.2  # share of images with a mask beside them
 _MANY_CLASSES = 10  # with fewer, a class may well have one image
 _MIN_IMAGES_PER_CLASS = 1.5
+_MAX_SPLITS = 4  # folders that may be splits in a language that is not known
+_MIN_CASES = 5  # folders that may be one for each patient: patient00001, sub-01, PA000003
+_CASE = re.compile(
+    r"(?:patient|pat|pa|pt|subject|subj|sub|participant|case|study|slide)[ _-]*\d+", re.IGNORECASE
+)
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
 _MATCHED = IssueKind(
@@ -249,6 +255,8 @@ def _doubts(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
             yield f"{printable(pair[1].name)!r} holds masks of the images in {pair[0].name!r}"
     yield from unread_labels(root)
     yield from _doubts_about_names(parents, survey.images)
+    yield from _doubts_about_cases(root, parents)
+    yield from _doubts_about_splits(parents)
 
 
 def _doubts_about_masks(survey: Survey) -> Iterator[str]:
@@ -264,8 +272,35 @@ def _doubts_about_names(parents: list[_ClassParent], images: int) -> Iterator[st
         yield f"the folders are named like parts of a dataset: {', '.join(parts[:3])}"
     elif len(parts) == len(names) == 1:
         yield f"the only folder is named like a part of a dataset: {parts[0]}"
-    if len(names) >= _MANY_CLASSES and images < _MIN_IMAGES_PER_CLASS * len(names):
+    if len(names) >= _MANY_CLASSES and not images:  # those without an extension are not counted
+        yield f"there are {len(names)} folders of files without an extension, as of patients"
+    elif len(names) >= _MANY_CLASSES and images < _MIN_IMAGES_PER_CLASS * len(names):
         yield f"there are {len(names)} folders for {images} images, hardly more than one each"
+
+
+def _doubts_about_cases(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
+    """Folders for patients, such as patient00001, whose labels are elsewhere."""
+    names = sorted({folder.name for parent in parents for folder in parent.classes})
+    if len(names) < _MIN_CASES or not all(map(_CASE.fullmatch, names)):
+        return
+    tables = [file.name for file in list_folder(root) if is_table(file) and has_paths(file)]
+    hint = f"; {printable(tables[0])} may hold their labels: give it as the data" if tables else ""
+    yield f"the folders are named like patients or cases: {', '.join(names[:3])}{hint}"
+
+
+def _doubts_about_splits(parents: list[_ClassParent]) -> Iterator[str]:
+    """Folders that all have the same folders in them, as splits have the same classes."""
+    folders = parents[0].classes if len(parents) == 1 and parents[0].split is None else []
+    if not 1 < len(folders) <= _MAX_SPLITS:
+        return
+    shared, *others = ({child.name for child in list_subfolders(each)} for each in folders)
+    if len(shared) > 1 and all(shared == each for each in others):
+        names = " and ".join(printable(folder.name) for folder in folders)
+        examples = ", ".join(sorted(map(printable, shared))[:3])
+        yield (
+            f"{names} hold folders of the same names ({examples}), as splits do: call them train,"
+            " val and test if they are splits"
+        )
 
 
 def _has_role(name: str) -> bool:
