@@ -42,6 +42,10 @@ AZURE = {
     "image_url": "azureml://subscriptions/x/paths/000000.png",
     "label": [{"label": "can", "topX": 0.1, "topY": 0.2, "bottomX": 0.3, "bottomY": 0.4}],
 }
+LABEL_STUDIO = (
+    "annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at\n"
+    "1001,1,can,2026-03-02T09:00:00.1Z,401,/data/upload/7/cfcd2084-000000.png,3.2,2026-03-02\n"
+)
 CUSTOM_VISION = [{"id": "x", "regions": [{"tagName": "can", "left": 0.1, "top": 0.2}]}]
 
 
@@ -54,6 +58,7 @@ CUSTOM_VISION = [{"id": "x", "regions": [{"tagName": "can", "left": 0.1, "top": 
         ("labeled.jsonl", AZURE, "an export of Azure Machine Learning", "as COCO"),
         ("regions.json", CUSTOM_VISION, "a project of Azure Custom Vision", "fractions"),
         ("labels.csv", "car,1,2,30,20,000000.png,64,48\n", "a CSV of Make Sense", "YOLO"),
+        ("project-7-at-2026-03-02.csv", LABEL_STUDIO, "a CSV of Label Studio", "JSON-MIN"),
         ("train.tfrecord-00000-of-00010", b"\n\x00\x01", "a TFRecord", "COCO or YOLO"),
         ("data-00000-of-00001.arrow", b"ARROW1", "Hugging Face saved to disk", "to_parquet"),
         ("train.h5", b"\x89HDF", "a set of images in arrays", "save each image as PNG"),

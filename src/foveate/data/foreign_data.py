@@ -104,6 +104,13 @@ _SIGNATURES = (
         re.compile(rb"[^,\n]+(?:,\d+){4},[^,\n]+\.\w+,\d+,\d+\s*(?:\n|$)"),
     ),
     _Signature(
+        "a CSV of Label Studio",
+        _named(r"\.csv$"),
+        (b"annotation_id", b"annotator", b"lead_time"),
+        "export from Label Studio as JSON or JSON-MIN",
+        re.compile(rb"[^\n]*\blead_time\b"),
+    ),
+    _Signature(
         "a TFRecord",
         _named(r"\.tfrec(ord)?s?(-\d+-of-\d+)?$"),
         (),

@@ -405,6 +405,8 @@ def _column_hint(name: str, columns: list[str], aliases: Aliases, path: Path) ->
     near = [column for column in columns if any(_is_near(alias, column) for alias in candidates)]
     if near:
         return f"rename the column {near[0]!r} to {name!r}"
+    if name == "path":
+        return "rename the column that names the images to 'path'"
     hint = f"name the column {' or '.join(candidates)}"
     if name != "label" or not CORNERS.keys().isdisjoint(aliases):
         return hint
@@ -415,8 +417,9 @@ def _column_hint(name: str, columns: list[str], aliases: Aliases, path: Path) ->
 def _is_near(one: str, other: str) -> bool:
     """Whether a name is a slip of another one, or contains it; short ones resemble too much."""
     shorter, longer = sorted((one.casefold(), other.strip().casefold()), key=len)
-    contains = len(shorter) >= _MIN_CONTAINED and shorter in longer
-    return contains or SequenceMatcher(None, shorter, longer).ratio() >= _NEAR
+    if len(shorter) < _MIN_CONTAINED:
+        return False
+    return shorter in longer or SequenceMatcher(None, shorter, longer).ratio() >= _NEAR
 
 
 # --- cells
