@@ -331,6 +331,15 @@ def test_t28_a_folder_without_permission_is_named_and_the_rest_is_read(tmp_path)
     assert result.images == 20
 
 
+def test_the_next_command_for_images_without_labels_is_pretrain(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    result = foveate.check(tmp_path / "photos", out=tmp_path / "check", plan=False)
+    assert f"next: foveate pretrain {tmp_path / 'photos'}" in result.lines()
+
+
 def test_the_next_command_keeps_what_was_set(tmp_path):
     root = clean_folder(tmp_path / "data")
     settings = {"data.bands": [3, 2, 1], "task.positive": "cat"}

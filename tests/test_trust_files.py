@@ -461,6 +461,8 @@ def test_t56_paths_that_leave_the_data_are_refused_unless_allowed(
     assert not (tmp_path / "refused").exists()
     assert cli._run(["check", "labels.csv"]) == 4
     assert "the data name images outside of their folder" in capsys.readouterr().out
+    cli._run(["check", "labels.csv", "--allow-outside", "--no-plan"])
+    assert "next: foveate fit labels.csv --allow-outside" in capsys.readouterr().out
     allowed = with_settings(quick, {**settings, "data.allow_outside": True})
     run = fit_recipe(allowed, tmp_path / "run").run
     monkeypatch.chdir(tmp_path)  # the names of the images are the same from everywhere

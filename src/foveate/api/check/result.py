@@ -110,6 +110,8 @@ class CheckResult:
         return lines
 
     def _next_command(self) -> str:
+        if self.read_as == "unlabeled" and "--task" not in self.options:
+            return shlex.join(["foveate", "pretrain", self.data])
         command = shlex.join(["foveate", "fit", self.data, *self.options])
         if self.read_as == "names":  # class names alone: what classifies by name reads them
             command += " --tuning zeroshot --backbone clip:NAME"

@@ -11,6 +11,7 @@ COMMAND = Command(
     types={"images": click.IntRange(min=0)},
     recipe_options=(
         "format",
+        "allow_outside",
         "backbone",
         "weights",
         "task",
