@@ -128,7 +128,8 @@ def groupings(scanned: ScannedTable) -> dict[str, list[str]]:
     return found
 
 
-def measure(name: str, table: Table, seeds: list[int], size: int) -> None:
+def probe_features(table: Table, size: int) -> tuple[ScannedTable, np.ndarray]:
+    """The scanned images, and the features (N, D) that the default probe reads."""
     task = {"name": "classify", "features": "maps", "multilabel": False, "class_weights": "none"}
     settings = {"backbone.weights": "offline", "backbone.size": size, "task": task}
     settings["tuning.name"] = "probe"
@@ -140,6 +141,11 @@ def measure(name: str, table: Table, seeds: list[int], size: int) -> None:
     features = head_features(
         model, dataset, scanned.hashes, batch_size=32, device=cpu, mode=mode
     ).numpy()
+    return scanned, features
+
+
+def measure(name: str, table: Table, seeds: list[int], size: int) -> None:
+    scanned, features = probe_features(table, size)
     labels = [sample.target.names for sample in scanned.table.samples]
     targets = np.eye(len(table.classes))[[table.classes.index(names[0]) for names in labels]]
     for kind, groups in groupings(scanned).items():

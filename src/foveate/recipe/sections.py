@@ -123,7 +123,7 @@ class DataRecipe(RecipeSection):
     leakage_audit: bool = Field(
         True,
         description="measure how much a random split would overestimate accuracy, if there are "
-        "near-duplicates",
+        "near-duplicates, and how far accuracy could fall on unlike images",
     )
 
 

@@ -160,6 +160,7 @@ class EvaluationPage:
         corrupted: The main score under corruptions.
         slices: Rows with the main score of subgroups.
         confusions: Images of the cells of the confusion matrix.
+        unlike: The score beside what to expect on images unlike the training images.
         question: What the run predicts, as a question; "" leaves it out.
         lang: Code of the language.
     """
@@ -185,6 +186,7 @@ class EvaluationPage:
     corrupted: dict[str, Any] | None = None
     slices: list[dict[str, Any]] = field(default_factory=list)
     confusions: list[ConfusionCell] = field(default_factory=list)
+    unlike: Message | None = None
     question: Text = ""
     data: str = ""
     is_perfect: bool = False

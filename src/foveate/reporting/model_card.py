@@ -42,6 +42,7 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
     images = images_of(page.split, main)
     name = str(metric_name(page.scores.headline))
     headline = _sentence(f"{name} {main.value:.3f}{interval} on {images}")
+    unlike = _sentence(str(page.unlike)) if page.unlike else ""
     facts = [(key, value) for key, value in page.facts if key.id not in _PRIVATE_FACTS]
     rows = [
         f"| {metric_name(key)} | {score.value:.4f} | {score.count} |"
@@ -50,7 +51,7 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
     parts = [
         f"---\n{_metadata(page, task, backbone)}\n---",
         f"# {page.title}",
-        f"{page.question} {headline}".strip(),
+        " ".join(each for each in (str(page.question), headline, unlike) if each),
         "## Model",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(str(v))} |" for key, v in facts)]),
         "## Scores",

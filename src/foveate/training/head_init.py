@@ -1,6 +1,7 @@
 """The initial head, fitted to features of the backbone as it came (LP-FT, Kumar et al. 2022).
 
-On the way it measures how optimistic the score of a random split of the images would be.
+On the way it measures how optimistic the score of a random split of the images would be, and how
+far the accuracy could fall on images unlike these.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from foveate.messages import Message
 from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold
 from foveate.predictions import Labels, Number
 from foveate.training.job import Job
+from foveate.training.unlike_images import UnlikeAccuracy, measure_unlike
 from foveate.types import Decision, Sample, Score
 from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
@@ -64,11 +66,13 @@ class HeadFit:
         leakage_audit: accuracy in random and in grouped folds, JSON-able rows; empty if it
             was not measured.
         out_of_fold: cross-validated probabilities; None unless the head is a single-label probe.
+        unlike: accuracy on images whose look-alikes were left out; None if it was not measured.
     """
 
     decisions: list[Decision] = field(default_factory=list)
     leakage_audit: list[dict[str, Any]] = field(default_factory=list)
     out_of_fold: OutOfFold | None = None
+    unlike: UnlikeAccuracy | None = None
 
 
 def needs_features(job: Job) -> bool:
@@ -125,15 +129,18 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     solution, classes = known.solution, targets.argmax(1)
     assert solution.out_of_fold is not None
     by_group = OutOfFold(solution.out_of_fold, classes)
-    if not job.recipe.data.leakage_audit or not grouped:
+    if not job.recipe.data.leakage_audit:
         return HeadFit(decisions, [], by_group)
+    unlike = measure_unlike(known.rotated, targets, groups, solution, seed)
+    if not grouped:
+        return HeadFit(decisions, [], by_group, unlike)
     singles = [str(index) for index in range(len(groups))]
     folds = group_folds(labels, singles, _FOLDS, seed)
     probabilities = out_of_fold(
         known.rotated, targets, folds, solution.strength, False, initial=solution
     )
     audit = _audit_rows(OutOfFold(probabilities, classes), by_group)
-    return HeadFit(decisions, audit, by_group)
+    return HeadFit(decisions, audit, by_group, unlike)
 
 
 def _targets(job: Job, samples: Sequence[Sample]) -> np.ndarray:

@@ -17,6 +17,7 @@ from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.evaluate.robustness import require_colors, score_corrupted
 from foveate.api.evaluate.shift import class_cautions, compare_domains
 from foveate.api.evaluate.slices import score_slices
+from foveate.api.evaluate.unlike import unlike_accuracy
 from foveate.data.depth_check import compare_depth
 from foveate.data.formats import read_table
 from foveate.data.grouping import find_groups
@@ -147,6 +148,7 @@ def _evaluate(
         split=split,
         scores=scores,
         cautions=cautions,
+        unlike=unlike_accuracy(predictor.run, split) if source.path is None else None,
         skipped=len(scanned.skipped),
         metric=metric,
         inference_seconds=inference_seconds,

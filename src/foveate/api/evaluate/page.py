@@ -10,6 +10,7 @@ from typing import Any
 from foveate.api.evaluate.confusion_images import confusion_cells
 from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.evaluate.slices import slice_rows
+from foveate.api.evaluate.unlike import describe_unlike
 from foveate.api.evaluate.worst_cases import any_scored, generated_examples, worst_and_best
 from foveate.data.scan import ScannedTable
 from foveate.inference.predictor import Predictor
@@ -53,6 +54,7 @@ def build_page(
         facts=_facts(predictor, outcome),
         license=outcome.get("license", ""),
         choices=choice_rows(run),
+        unlike=describe_unlike(result.scores, result.unlike) if result.unlike else None,
         cautions=result.cautions,
         comparisons=_comparisons(outcome),
         tuning_trials=_tuning_trials(run),

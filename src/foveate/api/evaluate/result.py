@@ -9,6 +9,7 @@ from typing import Any
 from foveate.api.evaluate.robustness import CorruptionResult
 from foveate.api.evaluate.shift import shift_lines
 from foveate.api.evaluate.slices import Slice, slice_lines, slice_rows
+from foveate.api.evaluate.unlike import describe_unlike
 from foveate.evaluation.metrics import Metric
 from foveate.messages import Message
 from foveate.reporting.evaluation_page import OodResult, Shift, images_of
@@ -37,6 +38,8 @@ class EvaluateResult:
         ood: Detection of out-of-distribution images.
         corrupted: Scores under corruptions.
         slices: Scores of subgroups.
+        unlike: Accuracy on images unlike the training images, as `training.unlike_images` measured
+            it; None if it was not measured, or these are not held-out images of the run.
     """
 
     run: Path
@@ -53,6 +56,7 @@ class EvaluateResult:
     ood: OodResult | None = None
     corrupted: CorruptionResult | None = None
     slices: list[Slice] = field(default_factory=list)
+    unlike: dict[str, Any] | None = None
 
     def numbers(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -72,6 +76,8 @@ class EvaluateResult:
             numbers["ood"] = {"data": self.ood.name, "auroc": asdict(self.ood.auroc)}
         if self.corrupted is not None:
             numbers["corrupted"] = self.corrupted.numbers()
+        if self.unlike is not None:
+            numbers["unlike"] = self.unlike
         if self.slices:
             numbers["slices"] = slice_rows(self.slices)
         if self.shifted is not None and self.shift is not None:
@@ -91,6 +97,8 @@ class EvaluateResult:
         lines = [str(each) for each in self.cautions if each.id in FIRST_CAUTIONS]
         lines.append(f"on {self._images}:")
         lines += [f"  {name}: {score}" for name, score in ordered.items()]
+        if self.unlike is not None:
+            lines.append(f"  {describe_unlike(self.scores, self.unlike)}")
         if self.ood is not None:
             lines.append(
                 f"  AUROC of out-of-distribution images, {self.ood.name}: {self.ood.auroc}"

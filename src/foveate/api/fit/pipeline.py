@@ -246,6 +246,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         "origin": job.model.backbone.origin,
         "images": dict(counts),
         "leakage_audit": head_fit.leakage_audit,
+        "unlike": head_fit.unlike and head_fit.unlike.row(),
     }
     result |= {
         "cautions": [each.row() for each in _cautions(job, head_fit, outcome)],

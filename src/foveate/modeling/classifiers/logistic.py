@@ -94,6 +94,8 @@ def out_of_fold(
 ) -> np.ndarray:
     """Return probabilities (N, K) of each image by a classifier fitted without its fold.
 
+    Images of fold -1 are trained on in every fold; their probabilities are 0.
+
     `initial`: a solution for all images with the same features and strength. It only sets the
     starting point of the optimization.
     """
@@ -113,7 +115,7 @@ def _out_of_fold(
 ) -> np.ndarray:
     """As `out_of_fold`; `by_fold`: classifiers without a fold that are known already."""
     probabilities = np.zeros(targets.shape)
-    for fold in np.unique(folds).tolist():
+    for fold in np.unique(folds[folds >= 0]).tolist():
         training = folds != fold
         linear = (
             by_fold.get(fold)

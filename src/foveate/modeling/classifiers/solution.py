@@ -6,7 +6,7 @@ Letters: N images, D width of a feature, R <= min(N, D) rank of the features, K 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,10 @@ class RotatedFeatures:
             (weight if self.standardized is None else weight @ self.standardized.T)
             @ self.rotation.T
         )
+
+    def leading(self, count: int) -> RotatedFeatures:
+        """Return the features in the `count` directions with the highest variance."""
+        return replace(self, rows=self.rows[:, -count:], rotation=self.rotation[-count:])
 
 
 def rotate(features: np.ndarray) -> RotatedFeatures:
