@@ -221,6 +221,7 @@ def test_captions_condition_the_color(colored, tmp_path):
             task="generate",
             out=tmp_path / "run",
             settings=settings,
+            allow_outside=True,
             **QUICK,
         )
     assert set(Run.open(result.run).recipe().task.settings["vocabulary"]) == {
@@ -711,6 +712,7 @@ def test_generator_settings_are_checked(colored, stripes, tmp_path, pipeline):
             size=SIDE,
             out=tmp_path / "run",
             settings={"data.val": 0, "data.test": 0},
+            allow_outside=True,
         )
     with pytest.raises(UsageError, match="learns from boxes, and these data have labels"):
         foveate.fit(

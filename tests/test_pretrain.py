@@ -793,6 +793,7 @@ def test_guard_images_are_never_trained_on(images, tmp_path):
         images,
         objective="simclr",
         labels=tmp_path / "half.tsv",
+        allow_outside=True,
         out=tmp_path / "labeled",
         **options,
     )

@@ -1006,7 +1006,8 @@ def test_predictions_for_cvat_and_labelme_are_read_as_annotations(tmp_path):
             if tool == "cvat":  # beside the images, where CVAT exports them
                 (images / "annotations.xml").write_bytes((out / "annotations.xml").read_bytes())
                 out = images
-            table = read_table(out, "tags" if kind == "labels" else tool)
+            format = "tags" if kind == "labels" else tool
+            table = read_table(out, format, allow_outside=tool == "labelme")
             assert [Path(sample.key).name for sample in table.samples] == ["a 1.png", "b.png"]
             if kind == "labels":
                 assert [sample.target.names for sample in table.samples] == [("nut",), ("bolt",)]

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 import foveate
 from foveate.api.fit.core import fit_recipe
 from foveate.cli import main as cli
-from foveate.data import streaming
+from foveate.data import stored_images
 from foveate.data.streaming import Catalog, find_entries
 from foveate.deploy.runtime import open_exported
 from foveate.errors import BrokenImage, DataError, FoveateError, UsageError, WeightsError
@@ -313,7 +313,7 @@ def test_t36_bombs_and_many_members_cost_little(tmp_path, monkeypatch):
     catalog = Catalog.write(tmp_path / "list.jsonl", find_entries(tmp_path / "many.tar"))
     assert (len(catalog), catalog.starts.nbytes) == (count, 8 * (count + 1))
     assert time.process_time() - start < 20
-    monkeypatch.setattr(streaming, "MAX_MEMBER_BYTES", 10)
+    monkeypatch.setattr(stored_images, "MAX_MEMBER_BYTES", 10)
     with pytest.raises(BrokenImage):
         codec.read_image(catalog[0].content())
     assert list(find_entries(tmp_path / "a.tar")) == []  # above the limit of one image
@@ -498,7 +498,6 @@ def test_t57_a_run_reads_back_what_it_wrote(tmp_path):
         "split": "train",
         "label": "=cmd",
         "sha256": "0",
-        "phash": "",
         "group": "",
     }
     run.write_splits([row])

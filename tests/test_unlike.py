@@ -151,7 +151,7 @@ def test_t64_every_fit_of_classes_says_what_to_expect_of_unlike_images(quick, co
     assert row["low"] < 0.6
     sentence = f"is {accuracy:.3f} on images like these; on unlike ones expect {row['low']:.2f} to "
     assert sentence in "\n".join(result.lines())
-    assert result.numbers()["unlike"] == row
+    assert result.numbers()["unlike"] == result.outcome["unlike"] == row
     assert sentence in (result.evaluation.folder / "report.html").read_text()
     assert sentence in (tmp_path / "run" / "README.md").read_text()
     chinese = evaluate(tmp_path / "run", split="test", lang="zh")

@@ -280,8 +280,8 @@ def find_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
     reader = _zip_members if archive.suffix.lower() == ".zip" else _tar_members
     try:
         for name, image in reader(archive.absolute()):
-            is_image = extension_of(name) in EXTENSIONS
-            if is_image and not any(map(is_hidden, PurePosixPath(name).parts)):
+            parts = (part for part in PurePosixPath(name).parts if part != "..")
+            if extension_of(name) in EXTENSIONS and not any(map(is_hidden, parts)):
                 yield printable(name), image
     except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
         raise DataError(

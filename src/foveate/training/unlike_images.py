@@ -54,7 +54,8 @@ class UnlikeAccuracy:
 
     def row(self) -> dict[str, Any]:
         """Return a JSON-able row."""
-        return asdict(self)
+        by_clusters = {str(count): accuracy for count, accuracy in self.by_clusters.items()}
+        return asdict(self) | {"by_clusters": by_clusters}
 
 
 def measure_unlike(

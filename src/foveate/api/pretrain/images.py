@@ -111,7 +111,8 @@ def _location(entry: Entry) -> tuple[Path, int]:
 
 
 def _draw_labeled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], Message]:
-    table = require_single_label(read_table(data), "a guard with labels")
+    labeled = read_table(data, allow_outside=recipe.data.allow_outside)
+    table = require_single_label(labeled, "a guard with labels")
     samples = [sample for sample in table.samples if sample.split != "test"]
     order = np.random.default_rng(recipe.seed).permutation(len(samples))
     drawn = [samples[index] for index in sorted(order[:_MAX_HELD_OUT].tolist())]

@@ -15,6 +15,7 @@ COMMAND = Command(
         "minutes",
         "batch_size",
         "lr",
+        "allow_outside",
         "strict",
         "seed",
         "device",
