@@ -22,7 +22,7 @@ from foveate.evaluation.intervals import wilson
 from foveate.modeling.classifiers.logistic import out_of_fold
 from foveate.modeling.classifiers.solution import RotatedFeatures, Solution
 
-_CLUSTERS = (3, 5)  # of each class; they bracket what is measured (docs/benchmarks/unlike.md)
+_CLUSTERS = (3, 5)  # of each class; chosen in docs/benchmarks/unlike.md
 _MIN_GROUPS = 5  # of a class that is scored
 _MAX_IMAGES = 5000
 _DIRECTIONS = 128  # of the features: more take longer and change little
@@ -88,7 +88,6 @@ def measure_unlike(
     leading = features.leading(_DIRECTIONS)
     leading, targets = replace(leading, rows=leading.rows[chosen]), targets[chosen]
     classes, names = targets.argmax(1), [groups[index] for index in chosen.tolist()]
-
     members = _members(classes, names)
     scored = np.isin(classes, list(members))
     if len(members) < 2 or 2 * scored.sum() < len(scored):
