@@ -73,17 +73,17 @@ def test_t32_planted_label_errors_come_first():
 
 
 def test_t62_labels_that_nobody_can_learn_are_not_called_wrong():
-    """Of 20 sets of random labels at most three seem learnable, of 20 weak ones at least 17."""
+    """Of 10 sets of random labels at most two seem learnable, of 10 weak ones at least 8."""
     learnable = {"random": 0, "weak": 0}
-    for seed in range(20):
+    for seed in range(10):
         features, true = clusters(200, seed, 2, apart=1.0)
         labels = {"random": np.random.default_rng(seed + 99).permutation(true), "weak": true}
         for name, each in labels.items():
             groups = [str(index) for index in range(200)]
             probabilities, _ = out_of_fold_probabilities(features, each, groups, 2, seed)
             learnable[name] += are_learnable(probabilities, each)
-    assert learnable["random"] <= 3
-    assert learnable["weak"] >= 17
+    assert learnable["random"] <= 2
+    assert learnable["weak"] >= 8
 
 
 def test_an_audit_of_random_labels_says_so(tmp_path):

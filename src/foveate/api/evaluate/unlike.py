@@ -37,8 +37,9 @@ def describe_unlike(scores: Scores, unlike: dict[str, Any]) -> Message:
         )
     return Message(
         "report.unlike",
-        "accuracy is {accuracy} on images like these; on unlike ones expect {low} to {high} "
-        "(measured by leaving clusters of look-alikes out of the training of a linear classifier)",
+        "accuracy is {accuracy} on images like these; on unlike ones it may fall to {low} to "
+        "{high} (measured by leaving clusters of look-alikes out of the training of a linear "
+        "classifier)",
         accuracy=f"{accuracy:.3f}",
         low=f"{unlike['low']:.2f}",
         high=f"{min(unlike['high'], accuracy):.2f}",
