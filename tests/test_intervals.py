@@ -256,7 +256,7 @@ def test_t54_an_evaluation_counts_groups_in_text_and_report(quick, stripes, tmp_
     score = result.scores.numbers["accuracy"]
     assert 5 <= score.groups <= 9 < score.count
     assert result.numbers()["groups"] == score.groups
-    for text in (result.lines()[0], page_of(result.folder)):
+    for text in ("\n".join(result.lines()), page_of(result.folder)):
         assert f"{score.count} images of the data in {score.groups} groups" in text
 
 

@@ -201,7 +201,7 @@ def test_t47_bodies_that_do_not_come_keep_nobody_out(server):
     silent += [server.begin(SILENT) for _ in range(requests.MAX_ARRIVING)]
     time.sleep(0.5)
     assert server.served(30, IMAGE) == 30
-    assert silent[-1].recv(1000).startswith(b"HTTP/1.1 408")  # slower than allowed
+    assert silent[-1].recv(1000)[9:12] in (b"408", b"429")  # slower than allowed, or no place
     for connection in silent:
         connection.close()
 
