@@ -201,6 +201,62 @@ def test_ids_that_lead_to_two_images_each_are_refused_with_both(tmp_path):
     assert "write the folder into the path, such as 'left/7.png'" in caught.value.hint
 
 
+# --- which column names the images
+
+
+@pytest.mark.parametrize(
+    ("header", "cell"), [("chip_id,quality", "chip_{}"), ("photo_no,quality,batch", "{}")]
+)
+def test_a_column_of_any_name_that_leads_to_images_names_them(tmp_path, header, cell):
+    lines = [header]
+    for number in range(100, 112):
+        name = cell.format(number)
+        write_image(tmp_path / "chips" / f"{name}.png")
+        lines.append(
+            ",".join([name, ["good", "scratched"][number % 2], "7"][: header.count(",") + 1])
+        )
+    file = tmp_path / "inspection.csv"
+    file.write_text("\n".join(lines) + "\n")
+    for path in (tmp_path, file):
+        with pytest.raises(DataError) as caught:  # and not: there is only one class, chips
+            read_table(path)
+        assert (
+            "inspection.csv with the columns" in str(caught.value.why)
+            or path == file
+            or ("--set data.column=quality" in caught.value.why)
+        )
+        assert "--set data.column=quality" in f"{caught.value.why} {caught.value.hint}"
+        table = read_table(path, column="quality")
+        assert (len(table.samples), table.classes) == (12, ("good", "scratched"))
+        assert f"the images are those that the column {header.split(',')[0]!r} names" in [
+            str(note) for note in table.notes
+        ]
+    file.write_text(file.read_text().replace("quality", "label", 1))
+    assert read_table(tmp_path).classes == ("good", "scratched")
+
+
+def test_several_columns_that_lead_to_images_are_asked_about(tmp_path):
+    lines = ["left_photo,right_photo,label"]
+    for number in range(6):
+        write_image(tmp_path / "photos" / f"L{number}.jpg")
+        write_image(tmp_path / "photos" / f"R{number}.jpg")
+        lines.append(f"L{number}.jpg,photos/R{number}.jpg,{'ab'[number % 2]}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="several columns of the table lead to images") as caught:
+        read_table(tmp_path)
+    assert caught.value.why == "these could be it: 'left_photo', 'right_photo'"
+
+
+def test_columns_that_lead_to_no_images_name_none(tmp_path):
+    for number in range(12):
+        write_image(tmp_path / "chips" / f"{number}.png")
+    rows = "".join(f"w{number % 3},{number % 4},a\n" for number in range(12))  # 0.png to 3.png
+    (tmp_path / "lots.csv").write_text(f"wafer,defects,label\n{rows}")
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path)
+    assert "lots.csv beside it may hold the labels, but none of its columns" in caught.value.why
+
+
 # --- which table is read
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from foveate.data.discovery import find_images
 from foveate.data.foreign_data import way_with_packed
+from foveate.data.image_names import ImageIndex, index_images, last_name
 from foveate.data.issues import quoted
+from foveate.data.record_files import Record, not_a_table, row_location
 from foveate.data.records import (
     ALIASES,
-    Record,
     cell_text,
     is_table,
-    not_a_table,
     other_columns,
+    path_names,
     read_records,
-    row_location,
 )
 from foveate.data.split_names import split_from_name, split_in_folders
 from foveate.errors import DataError
@@ -82,7 +80,7 @@ class ImageFinder:
         self._example = ("", "")  # the first that was found by name: as stated, and its key
         self._folder = Path(os.path.normpath(table.parent))
         self._root = Path(os.path.normpath(root)) if root else self._folder
-        self._index: _Index | None = None
+        self._index: ImageIndex | None = None
 
     def fields(
         self, record: Record
@@ -134,16 +132,21 @@ class ImageFinder:
         return relative_name(path, self._root)
 
     def notes(self) -> list[Issue]:
-        """Return a note on images that were found by their names alone."""
+        """Return notes on a column of an unknown name, and on images found by name alone."""
+        names, notes = path_names(self.table), list[Issue]()
+        if names != ALIASES["path"]:
+            text = "the images are those that the column {column} names"
+            notes.append(remark("images_of_column", text, column=repr(printable(names[0]))))
         if not self.by_name:
-            return []
+            return notes
         stated, found = self._example
         text = (
             "{count:image was|images were} found by name, not at the stated path, such as {stated}"
             " -> {found}"
         )
         count = self.by_name
-        return [remark("images_found_by_name", text, count=count, stated=stated, found=found)]
+        found_note = remark("images_found_by_name", text, count=count, stated=stated, found=found)
+        return [*notes, found_note]
 
     def _without_first_folders(self, name: str) -> Path | None:
         """The file at the longest end of a path that has a folder and no other split before it."""
@@ -165,10 +168,10 @@ class ImageFinder:
     def _by_name(self, name: str) -> Path | None:
         if self._index is None:
             inside = self._folder.is_relative_to(self._root)
-            self._index = _index_images(self._folder) or _index_images(
+            self._index = index_images(self._folder) or index_images(
                 self._root if inside else self._folder
             )
-        last = _last_name(name)
+        last = last_name(name)
         found = self._index.get(last, ())
         if len(found) != 1:
             return None
@@ -181,29 +184,9 @@ class ImageFinder:
         return found[0]
 
 
-_Index = dict[str, tuple[Path, ...]]
-"""Images by their names with and without extension; of several of a name only the first two."""
-
-
-def _index_images(folder: Path) -> _Index:
-    index: _Index = {}
-    for path in find_images(folder):
-        for name in {_fold_name(path.name), _fold_name(path.stem)}:
-            index[name] = (*index.get(name, ()), path)[:2]
-    return index
-
-
 def _split_of_folders(name: str) -> Split | None:
     """The split that the folders of a name speak of; the innermost decides."""
     return split_in_folders(reversed(name.split("/")[:-1]))
-
-
-def _last_name(name: str) -> str:
-    return _fold_name(name.replace("\\", "/").rpartition("/")[2])
-
-
-def _fold_name(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def parse_split(cell: object, where: str) -> Split | None:
@@ -279,8 +262,8 @@ def _none_exists(rows: Sequence[ImageRow], table: Path) -> DataError:
     """Why no row leads to an image: each name leads to several, or there is none."""
     folder, where = table if table.is_dir() else table.parent, printable(table)
     why = f"none of {len(rows)} paths leads to a file"
-    index = _index_images(folder)
-    names = [_last_name(printable(row.path)) for row in rows if isinstance(row.path, Path)]
+    index = index_images(folder)
+    names = [last_name(printable(row.path)) for row in rows if isinstance(row.path, Path)]
     doubled = [found for name in names if len(found := index.get(name, ())) > 1]
     if doubled:
         first, second = (printable(path.relative_to(folder)) for path in doubled[0])

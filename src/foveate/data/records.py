@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from foveate.data.discovery import remember
-from foveate.data.issues import skip_and_record
-from foveate.data.parquet_rows import read_parquet
+from foveate.data.image_names import image_columns
+from foveate.data.record_files import (
+    TABLE_EXTENSIONS,
+    Record,
+    delimiter,
+    read_file,
+    row_location,
+)
 from foveate.data.split_names import split_in_name
 from foveate.errors import DataError
-from foveate.utils.csv_cells import original_cell
 from foveate.utils.paths import printable
 
 Aliases = dict[str, tuple[str, ...]]
@@ -69,25 +72,9 @@ _NEAR, _MIN_CONTAINED = 0.8, 4  # from which similarity, or length of a part, on
 _ABOUT = frozenset({"sex", "gender", "race", "ethnicity", "country", "view", "eye", "laterality"})
 
 
-class Record(NamedTuple):
-    """A row of a table.
-
-    Attributes:
-        number: The line; in Parquet the row. Both count from 1.
-        cells: Values by column name.
-        is_header: Whether the cells are only placeholders: the record tells the column names.
-        is_delimited: Whether a cell may hold several labels, separated by | or ; (CSV).
-    """
-
-    number: int
-    cells: dict[str, Any]
-    is_header: bool = False
-    is_delimited: bool = False
-
-
 def is_table(path: Path) -> bool:
     """Whether `path` is a file with the extension of a table."""
-    return path.suffix.lower() in _READERS and path.is_file()
+    return path.suffix.lower() in TABLE_EXTENSIONS and path.is_file()
 
 
 def has_labels(path: Path) -> bool:
@@ -97,7 +84,7 @@ def has_labels(path: Path) -> bool:
 
 def has_paths(path: Path) -> bool:
     """Whether a table has a column of images; False if it cannot be read."""
-    return bool(_columns(path).intersection(ALIASES["path"]))
+    return bool(_columns(path).intersection(path_names(path)))
 
 
 def has_boxes(path: Path) -> bool:
@@ -106,16 +93,13 @@ def has_boxes(path: Path) -> bool:
     False if it cannot be read.
     """
     columns = _columns(path)
-    if OBJECTS in columns and columns.intersection(ALIASES["path"]):
-        return True
-    required = (ALIASES["path"], ALIASES["label"], *CORNERS.values())
-    return all(columns.intersection(names) for names in required)
+    has_corners = all(columns.intersection(n) for n in (ALIASES["label"], *CORNERS.values()))
+    return (OBJECTS in columns or has_corners) and has_paths(path)
 
 
 def has_texts(path: Path) -> bool:
     """Whether a table has a path and a text; False if it cannot be read."""
-    columns = _columns(path)
-    return all(columns.intersection(names) for names in (ALIASES["path"], TEXTS))
+    return bool(_columns(path).intersection(TEXTS)) and has_paths(path)
 
 
 def first_labels(path: Path) -> list[Any]:
@@ -134,11 +118,11 @@ def one_hot_columns(path: Path) -> list[str]:
     """
     if not is_table(path) or has_labels(path):
         return []
-    others = {*chain(*(ALIASES[name] for name in ("path", "split", "group")))}
+    others = _row_columns(path)
     others |= {name for name in _columns(path) if group_rank(name) is not None}
     names, values = dict[str, None](), set[str]()
     with suppress(DataError, OSError):
-        for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
+        for record in islice(_records(path), _MAX_PREVIEW):
             own = [name for name in record.cells if name.strip().casefold() not in others]
             names |= dict.fromkeys(own)
             if not record.is_header:
@@ -152,10 +136,10 @@ def number_columns(path: Path) -> dict[str, list[float]]:
 
     Columns of the image, its split and group are left out, and those that number the rows.
     """
-    others = _COUNTERS.union(*(ALIASES[name] for name in ("path", "split", "group")))
+    others = _COUNTERS | _row_columns(path)
     cells: dict[str, list[str]] = {}
     with suppress(DataError, OSError, KeyError):
-        records = _READERS[path.suffix.lower()](path)
+        records = _records(path)
         for record in islice(records, _MAX_PREVIEW):
             for name, cell in record.cells.items():
                 if not record.is_header and name.strip().casefold() not in others:
@@ -180,23 +164,22 @@ def class_columns(path: Path) -> dict[str, list[str]]:
     """
     counts: dict[str, Counter[str]] = {}
     with suppress(DataError, OSError, KeyError):
-        records = _READERS[path.suffix.lower()](path)
+        records = _records(path)
         for record in islice(records, _MAX_SCAN):
             for name, cell in {} if record.is_header else record.cells.items():
                 if isinstance(cell, str | bool) and (text := cell_text(cell)):
                     counts.setdefault(name, Counter())[text] += 1
+    others = _COUNTERS | _row_columns(path)
     columns = {
         name: [value for value, _ in count.most_common()]
         for name, count in counts.items()
-        if _may_be_classes(name, count)
+        if name.strip().casefold() not in others and _may_be_classes(name, count)
     }
     return dict(sorted(columns.items(), key=lambda item: item[0].strip().casefold() in _ABOUT))
 
 
 def _may_be_classes(name: str, count: Counter[str]) -> bool:
-    folded = name.strip().casefold()
-    others = _COUNTERS.union(*(ALIASES[known] for known in ("path", "split", "group")))
-    if folded in others or group_rank(name) is not None:
+    if group_rank(name) is not None:
         return False
     numbers = sum(finite_number(text) is not None for text in count)
     few = 2 <= len(count) <= min(_MAX_CLASSES, count.total() // _MIN_REPEATS)
@@ -222,9 +205,49 @@ def spelled_columns(path: Path) -> list[str]:
     """Return all columns of a table in its own order and spelling; none if it cannot be read."""
     columns: dict[str, None] = {}
     with suppress(DataError, OSError):
-        for record in islice(_READERS[path.suffix.lower()](path), _MAX_PREVIEW):
+        for record in islice(_records(path), _MAX_PREVIEW):
             columns |= dict.fromkeys(record.cells)
     return list(columns)
+
+
+def path_names(path: Path) -> tuple[str, ...]:
+    """Return the names, in lower case, that a table may use for the column of its images.
+
+    These are the known ones. If it has none of them, they are those of its columns whose values
+    lead to images.
+    """
+    return remember(("path names", path), lambda: _path_names(path))
+
+
+def _path_names(path: Path) -> tuple[str, ...]:
+    cells: dict[str, list[Any]] = {}
+    if not is_table(path) or _columns(path).intersection(ALIASES["path"]):
+        return ALIASES["path"]
+    with suppress(DataError, OSError):
+        for record in islice(_records(path), _MAX_PREVIEW):
+            for name, cell in {} if record.is_header else record.cells.items():
+                cells.setdefault(name.strip().casefold(), []).append(cell)
+        return tuple(image_columns(cells, path.parent)) or ALIASES["path"]
+    return ALIASES["path"]
+
+
+def _image_column(path: Path) -> tuple[str, ...]:
+    """As `path_names`; one, if none of the known names is there. Raises if there are several."""
+    names = path_names(path)
+    if names != ALIASES["path"] and len(names) > 1:
+        raise DataError(
+            "several columns of the table lead to images, and it is unclear which is meant",
+            where=printable(path),
+            why="these could be it: " + ", ".join(repr(printable(name)) for name in names),
+            hint="rename the one that names the image of a row to 'path'",
+            id="several_image_columns",
+        )
+    return names
+
+
+def _row_columns(path: Path) -> set[str]:
+    """The columns, in lower case, that state the image, the split and the group of a row."""
+    return {*path_names(path), *ALIASES["split"], *ALIASES["group"]}
 
 
 def group_rank(column: str) -> int | None:
@@ -251,111 +274,17 @@ def read_records(path: Path, aliases: Aliases, required: tuple[str, ...]) -> Ite
     Raises:
         DataError: It is not a table, cannot be read, or lacks a column.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise not_a_table(path)
-    return _with_standard_names(reader(path), path, aliases, required)
+    if "path" in required and aliases["path"] == ALIASES["path"]:
+        aliases = {**aliases, "path": _image_column(path)}
+    return _with_standard_names(_records(path), path, aliases, required)
 
 
-def not_a_table(path: Path) -> DataError:
-    return DataError(
-        "the file is not a table",
-        where=printable(path),
-        hint="give a file with one of these extensions: " + ", ".join(_READERS),
-        id="not_a_table",
-    )
-
-
-# --- files -> records
-
-
-def _read_csv(path: Path) -> Iterator[Record]:
-    """Lines that are blank, or contain only separators, are skipped."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next((line for line in file if line.strip()), "")
-            rows = csv.DictReader(
-                chain([header], file), delimiter=_delimiter(header, path), strict=True
-            )
-            yield Record(1, dict.fromkeys(rows.fieldnames or []), is_header=True)
-            for row in rows:
-                if any(row.values()):
-                    cells = {
-                        name: original_cell(cell or "")
-                        for name, cell in row.items()
-                        if name is not None
-                    }
-                    yield Record(rows.line_num, cells, is_delimited=True)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _delimiter(header: str, path: Path) -> str:
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    return ";" if ";" in header and "," not in header else ","
-
-
-def _read_json_lines(path: Path) -> Iterator[Record]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                cells = None
-                with skip_and_record():
-                    cells = _parse_line(line, number, path) if line.strip() else None
-                if cells is not None:
-                    yield Record(number, cells)
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, error) from None
-
-
-def _parse_line(line: str, number: int, path: Path) -> dict[str, Any]:
-    try:
-        cells = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "the line is not valid JSON",
-            where=row_location(path, number),
-            why=str(error),
-            id="line_invalid_json",
-        ) from None
-    if not isinstance(cells, dict):
-        raise DataError(
-            "the line is not a JSON object",
-            where=row_location(path, number),
-            why=f"got {line.strip()[:80]}",
-            hint='write one object per line: {"path": "a.jpg", "label": "cat"}',
-            id="line_not_object",
-        )
-    return cells
+def _records(path: Path) -> Iterator[Record]:
+    return read_file(path, _may_matter)
 
 
 def _may_matter(column: str) -> bool:
     return column.strip().casefold() in _STANDARD or group_rank(column) is not None
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
-    for number, cells in read_parquet(path, _may_matter):
-        yield Record(number, cells, is_header=not number)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        "the table cannot be read",
-        where=printable(path),
-        why=str(error),
-        hint="save it as plain text in UTF-8",
-        id="unreadable_table",
-    )
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".parquet": _read_parquet,
-}
 
 
 # --- columns
@@ -469,14 +398,9 @@ def _has_free_commas(path: Path) -> bool:
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = next((line for line in file if line.strip()), "")
-    return _delimiter(header, path) != ","
+    return delimiter(header, path) != ","
 
 
 def flag_text(cell: object) -> str:
     """Return a cell of a column of 0 and 1 as text; "1.0", as pandas writes it, is "1"."""
     return cell_text(cell).removesuffix(".0")
-
-
-def row_location(path: Path, number: int) -> str:
-    """Return how messages name a row."""
-    return f"{printable(path)}, row {number}"

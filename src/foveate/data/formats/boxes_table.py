@@ -25,17 +25,16 @@ from foveate.data.formats._object_lists import parse_objects
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow
 from foveate.data.issues import skip_and_record
+from foveate.data.record_files import Record, row_location
 from foveate.data.records import (
     ALIASES,
     CORNERS,
     OBJECTS,
-    Record,
     cell_text,
     has_boxes,
     is_table,
     parse_numbers,
     read_records,
-    row_location,
 )
 from foveate.errors import DataError
 from foveate.predictions import Boxes

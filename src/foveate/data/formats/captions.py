@@ -19,14 +19,13 @@ from foveate.data.formats import Format, Reading
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
+from foveate.data.record_files import Record, row_location
 from foveate.data.records import (
     ALIASES,
     TEXTS,
-    Record,
     has_texts,
     is_table,
     read_records,
-    row_location,
 )
 from foveate.errors import DataError
 from foveate.predictions import Text

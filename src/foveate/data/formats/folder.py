@@ -26,7 +26,7 @@ from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
-from foveate.data.records import has_labels, has_paths, is_table, one_hot_columns
+from foveate.data.records import has_paths, is_table, spelled_columns
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
 from foveate.data.survey import (
     MANY_LABELS,
@@ -56,6 +56,7 @@ _MIN_CASES = 5  # folders that may be one for each patient: patient00001, sub-01
 _CASE = re.compile(
     r"(?:patient|pat|pa|pt|subject|subj|sub|participant|case|study|slide)[ _-]*\d+", re.IGNORECASE
 )
+_MAX_COLUMNS = 200  # characters of the columns of a table in a message
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
 _MATCHED = IssueKind(
@@ -220,7 +221,7 @@ def _is_described(root: Path, single: bool) -> bool:
 
 
 def _lists_images(file: Path) -> bool:
-    return is_table(file) and has_paths(file) and bool(has_labels(file) or one_hot_columns(file))
+    return is_table(file) and has_paths(file)
 
 
 def _may_be_class(folder: Path, single: bool) -> bool:
@@ -257,6 +258,7 @@ def _doubts(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
     yield from _doubts_about_names(parents, survey.images)
     yield from _doubts_about_cases(root, parents)
     yield from _doubts_about_splits(parents)
+    yield from _doubts_about_tables(root, parents)
 
 
 def _doubts_about_masks(survey: Survey) -> Iterator[str]:
@@ -300,6 +302,18 @@ def _doubts_about_splits(parents: list[_ClassParent]) -> Iterator[str]:
         yield (
             f"{names} hold folders of the same names ({examples}), as splits do: call them train,"
             " val and test if they are splits"
+        )
+
+
+def _doubts_about_tables(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
+    """Tables beside a single folder: they may have the labels, though they name no image."""
+    names = {folder.name for parent in parents for folder in parent.classes}
+    tables = [file for file in list_folder(root) if is_table(file)] if len(names) == 1 else []
+    if tables:
+        columns = ", ".join(map(printable, spelled_columns(tables[0])))[:_MAX_COLUMNS]
+        yield (
+            f"{printable(min(names))!r} is the only folder, and {printable(tables[0].name)} beside"
+            f" it may hold the labels, but none of its columns ({columns}) leads to images"
         )
 
 

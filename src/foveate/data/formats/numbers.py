@@ -28,6 +28,7 @@ from foveate.data.formats._table_files import (
 )
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import counted_issue, skip_and_record
+from foveate.data.record_files import row_location
 from foveate.data.records import (
     ALIASES,
     NUMBERS,
@@ -41,7 +42,6 @@ from foveate.data.records import (
     number_columns,
     parse_numbers,
     read_records,
-    row_location,
 )
 from foveate.errors import DataError
 from foveate.predictions import Number

@@ -24,9 +24,9 @@ from foveate.data.formats._table_files import (
 )
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import counted_issue, skip_and_record
+from foveate.data.record_files import Record, row_location
 from foveate.data.records import (
     ALIASES,
-    Record,
     cell_text,
     first_labels,
     flag_text,
@@ -40,7 +40,6 @@ from foveate.data.records import (
     one_hot_columns,
     parse_numbers,
     read_records,
-    row_location,
     spelled_columns,
 )
 from foveate.errors import DataError
