@@ -132,7 +132,7 @@ def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
             read_table(place, column="breed")
     with pytest.raises(UsageError, match="takes no column") as caught:
         read_table(tmp_path, "folder", column="Species")
-    assert "--format numbers or --format table" in caught.value.hint
+    assert "--format numbers or --format patients or --format table" in caught.value.hint
     with pytest.raises(DataError, match="no column 'label'") as refused:
         read_table(path)
     assert "--set data.column=Species" in refused.value.hint

@@ -1,6 +1,6 @@
 """DICOM: pixels as a viewer shows them, the number of frames, and who the patient is, hashed.
 
-Needs pydicom. Of the patient, nothing leaves this module but the hash of an identifier.
+Needs pydicom. Of the patient, no message or file may have more than the hash of an identifier.
 """
 
 from __future__ import annotations
@@ -90,9 +90,23 @@ def count_frames(path: Path) -> int:
 def hashed_patient(path: Path) -> str | None:
     """Return a hash of the patient's identifier; None if the file states none."""
     header = _read_header(path, "PatientID", "IssuerOfPatientID")
-    patient = str(header.get("PatientID") or "").strip()
+    patient = _patient(header)
     issuer = str(header.get("IssuerOfPatientID") or "").strip()
     return _slow_hash(f"{issuer}/{patient}") if patient else None
+
+
+def hash_patient(patient: str) -> str:
+    """Return the hash of an identifier, as that of a file which states no issuer of it."""
+    return _slow_hash(f"/{patient}")
+
+
+def patient_of(path: Path) -> str:
+    """Return the patient's identifier, to compare it with a table; empty if none is stated."""
+    return _patient(_read_header(path, "PatientID"))
+
+
+def _patient(header: Any) -> str:
+    return str(header.get("PatientID") or "").strip()
 
 
 @lru_cache(maxsize=100_000)

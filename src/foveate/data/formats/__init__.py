@@ -174,6 +174,7 @@ def _format_with_column(path: Path, accepted: tuple[type, ...], column: str) -> 
     wanted = [name for name in names if FORMATS.get(name).target in accepted]
     if len(wanted) == 1:
         return wanted[0]
+    names = wanted or names
     for name in names:
         format = FORMATS.get(name)()
         format.column = column

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from foveate.data.records import cell_text, parse_numbers
 from foveate.utils.paths import printable
 
 MAX_NUMBERED_CLASSES = 20
@@ -25,6 +28,36 @@ def nearly_all_differ(different: int, count: int) -> bool:
         count: Number of labels.
     """
     return count >= _MIN_ROWS and different >= _MANY_DIFFERENT * count
+
+
+def doubts_about_labels(cells: list[Any], table: Path) -> Iterator[str]:
+    """Yield what speaks against classes: amounts, texts, JSON.
+
+    Args:
+        cells: The first labels of a table.
+        table: The table.
+    """
+    texts = [text for cell in cells if (text := cell_text(cell))]
+    different = sorted(set(texts))
+    examples = ", ".join(repr(text[:40]) for text in different[:2])
+    if 2 * sum(text.startswith("{") for text in texts) > len(texts):
+        yield f"the labels are JSON objects, such as {examples}"
+        return
+    numbers = [number for number in parse_numbers(different, table) if number is not None]
+    if 2 * len(numbers) <= len(different):  # a few may be missing: NA, unknown
+        if nearly_all_differ(len(different), len(texts)):
+            yield f"{len(different)} of the first {len(texts)} labels differ, such as {examples}"
+    elif not all(map(float.is_integer, numbers)):
+        yield (
+            f"the labels are numbers with decimals, such as {examples}: amounts, not classes"
+            f" ({EITHER})"
+        )
+    elif len(numbers) > MAX_NUMBERED_CLASSES or nearly_all_differ(len(numbers), len(texts)):
+        yield (
+            f"the labels are whole numbers from {min(numbers):.0f} to {max(numbers):.0f}, and"
+            f" {len(numbers)} of the first {len(texts)} differ: amounts rather than classes"
+            f" ({EITHER})"
+        )
 
 
 def describe_columns(columns: Mapping[str, Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from foveate.data.contents import describe_contents
 from foveate.data.discovery import extension_of, find_images, list_folder
 from foveate.data.foreign_data import find_foreign, way_with_archive, way_with_packed
+from foveate.data.formats._patient_files import explain_patient_table
 from foveate.data.records import class_columns, has_paths, is_table
 from foveate.errors import DataError
 from foveate.images.readers import ARCHIVE_EXTENSIONS
@@ -43,6 +44,15 @@ def no_format_fits(path: Path, formats: Iterable[str]) -> DataError:
             why="only a .zip or plain .tar with a folder for each class can be",
             hint=way_with_archive(path),
             id="unread_archive",
+        )
+    if explained := "".join(explain_patient_table(path)):
+        return DataError(
+            "the table names patients and not images",
+            where=printable(path),
+            why=explained,
+            hint="add a column path with the image of each row, and call that of the patients"
+            " group",
+            id="table_of_patients",
         )
     return DataError(
         "no format fits the data",

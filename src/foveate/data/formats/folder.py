@@ -6,7 +6,6 @@ root/cat/1.jpg, or root/train/cat/1.jpg and root/val/cat/7.jpg.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +22,10 @@ from foveate.data.discovery import (
 )
 from foveate.data.foreign_data import is_bids
 from foveate.data.formats import Fit, Format, Reading
+from foveate.data.formats._case_names import are_cases
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._label_names import name_numbers, renamed
+from foveate.data.formats._patient_files import explain_patient_table
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
 from foveate.data.records import has_paths, is_table, spelled_columns
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
@@ -52,10 +53,6 @@ _MANY_MASKS = 0.2  # share of images with a mask beside them
 _MANY_CLASSES = 10  # with fewer, a class may well have one image
 _MIN_IMAGES_PER_CLASS = 1.5
 _MAX_SPLITS = 4  # folders that may be splits in a language that is not known
-_MIN_CASES = 5  # folders that may be one for each patient: patient00001, sub-01, PA000003
-_CASE = re.compile(
-    r"(?:patient|pat|pa|pt|subject|subj|sub|participant|case|study|slide)[ _-]*\d+", re.IGNORECASE
-)
 _MAX_COLUMNS = 200  # characters of the columns of a table in a message
 _ORDER: tuple[Split | None, ...] = (None, "train", "val", "test")
 
@@ -283,11 +280,13 @@ def _doubts_about_names(parents: list[_ClassParent], images: int) -> Iterator[st
 def _doubts_about_cases(root: Path, parents: list[_ClassParent]) -> Iterator[str]:
     """Folders for patients, such as patient00001, whose labels are elsewhere."""
     names = sorted({folder.name for parent in parents for folder in parent.classes})
-    if len(names) < _MIN_CASES or not all(map(_CASE.fullmatch, names)):
+    if not are_cases(names):
+        yield from explain_patient_table(root)
         return
     tables = [file.name for file in list_folder(root) if is_table(file) and has_paths(file)]
     hint = f"; {printable(tables[0])} may hold their labels: give it as the data" if tables else ""
     yield f"the folders are named like patients or cases: {', '.join(names[:3])}{hint}"
+    yield from explain_patient_table(root)
 
 
 def _doubts_about_splits(parents: list[_ClassParent]) -> Iterator[str]:

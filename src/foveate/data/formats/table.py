@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 from foveate.data.foreign_data import foreign_file
 from foveate.data.formats import Fit, Format, Reading
-from foveate.data.formats._amounts import EITHER, MAX_NUMBERED_CLASSES, nearly_all_differ
+from foveate.data.formats._amounts import EITHER, doubts_about_labels
 from foveate.data.formats._label_names import are_named, name_numbers, renamed
+from foveate.data.formats._patient_files import find_patient_table
 from foveate.data.formats._table_files import (
     find_tables,
     left_out_notes,
@@ -38,7 +39,6 @@ from foveate.data.records import (
     is_table,
     number_columns,
     one_hot_columns,
-    parse_numbers,
     read_records,
     spelled_columns,
 )
@@ -127,13 +127,15 @@ class TableFile(Format):
         """Whether a table that a user named is meant so, even if a column is missing."""
         if not is_table(file) or has_boxes(file) or foreign_file(file):
             return False
-        return self._fits(file) if self.column else has_labels(file) or not has_texts(file)
+        if self.column:
+            return self._fits(file)
+        return find_patient_table(file) is None and (has_labels(file) or not has_texts(file))
 
     def _doubts(self, table: Path) -> Iterator[str]:
         if not self.column:
             labels = first_labels(table)
             named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
-            yield from () if named else _doubts(labels, table)
+            yield from () if named else doubts_about_labels(labels, table)
         elif self.column.strip().casefold() in map(
             str.casefold, map(str.strip, number_columns(table))
         ):
@@ -175,31 +177,6 @@ def _read_rows(
             rows.append(_Row(number, path, key, own or split, group, labels, is_unlabeled))
     notes += finder.notes()
     return rows
-
-
-def _doubts(cells: list[Any], table: Path) -> Iterator[str]:
-    """What speaks against classes, by the first labels of a table: amounts, texts, JSON."""
-    texts = [text for cell in cells if (text := cell_text(cell))]
-    different = sorted(set(texts))
-    examples = ", ".join(repr(text[:40]) for text in different[:2])
-    if 2 * sum(text.startswith("{") for text in texts) > len(texts):
-        yield f"the labels are JSON objects, such as {examples}"
-        return
-    numbers = [number for number in parse_numbers(different, table) if number is not None]
-    if 2 * len(numbers) <= len(different):  # a few may be missing: NA, unknown
-        if nearly_all_differ(len(different), len(texts)):
-            yield f"{len(different)} of the first {len(texts)} labels differ, such as {examples}"
-    elif not all(map(float.is_integer, numbers)):
-        yield (
-            f"the labels are numbers with decimals, such as {examples}: amounts, not classes"
-            f" ({EITHER})"
-        )
-    elif len(numbers) > MAX_NUMBERED_CLASSES or nearly_all_differ(len(numbers), len(texts)):
-        yield (
-            f"the labels are whole numbers from {min(numbers):.0f} to {max(numbers):.0f}, and"
-            f" {len(numbers)} of the first {len(texts)} differ: amounts rather than classes"
-            f" ({EITHER})"
-        )
 
 
 @dataclass(frozen=True)
