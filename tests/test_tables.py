@@ -201,6 +201,65 @@ def test_ids_that_lead_to_two_images_each_are_refused_with_both(tmp_path):
     assert "write the folder into the path, such as 'left/7.png'" in caught.value.hint
 
 
+# --- findings
+
+CHEXPERT = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Fracture,Pleural Effusion"
+
+
+def write_chexpert(root: Path, header: str = CHEXPERT) -> Path:
+    """As CheXpert-v1.0-small: train.csv and valid.csv beside train/ and valid/."""
+    values = ["1.0,,,", ",1.0,,0.0", ",-1.0,,1.0", ",,1.0,-1.0", ",0.0,,"]
+    for split, count in (("train", 20), ("valid", 10)):
+        lines = [header]
+        for number in range(count):
+            name = f"{split}/patient{number:05}/study1/view1_frontal.jpg"
+            write_image(root / name)
+            own = values[number % 5] if split == "train" else "0.0,1.0,0.0,1.0"
+            sex, age = ("Female", "Male")[number % 2], 50 + number
+            lines.append(f"CheXpert-v1.0-small/{name},{sex},{age},Frontal,AP,{own}")
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_findings_beside_other_columns_are_several_labels(tmp_path):
+    table = read_table(write_chexpert(tmp_path))
+    assert (table.format, table.multilabel, len(table.samples)) == ("table", True, 30)
+    assert table.classes == ("Edema", "Fracture", "No Finding", "Pleural Effusion")
+    labels = [each.target.names for each in table.samples if each.key.startswith("train")]
+    assert labels[:5] == [
+        ("No Finding",),
+        ("Edema",),
+        ("Pleural Effusion",),
+        ("Fracture",),
+        (),
+    ]
+    notes = "\n".join(map(str, table.notes))
+    assert "(No Finding, Edema, Fracture, Pleural Effusion): 1 is yes, 0 and a gap are no" in notes
+    assert "columns that are not read: Sex, Age, Frontal/Lateral, AP/PA" in notes
+    assert "8 cells are -1 (uncertain): read as no, left out of yes" in notes
+    assert read_table(tmp_path, accepted=(Number,)).samples[0].target == Number(50)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "named"),
+    [
+        ("image,dx,smoker,diabetic", ["nevus,1,0", "melanoma,,1"], "'dx'"),
+        ("image,weight,smoker,diabetic", ["61.5,1,0", "70.2,,1"], "'weight'"),
+    ],
+)
+def test_flags_beside_what_may_be_meant_are_asked_about(tmp_path, header, rows, named):
+    write_rows(tmp_path / "t.csv", header, *rows)
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path)
+    assert f"beside columns of findings it has {named}" in caught.value.why
+    assert read_table(tmp_path, "table").classes == ("diabetic", "smoker")
+
+
+def test_flags_beside_a_plain_number_are_no_findings(tmp_path):
+    write_rows(tmp_path / "t.csv", "image,value,smoker,diabetic", "61.5,1,0", "70.2,,1")
+    assert read_table(tmp_path).format == "numbers"
+
+
 # --- which column names the images
 
 

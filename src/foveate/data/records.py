@@ -69,7 +69,15 @@ _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _NEAR, _MIN_CONTAINED = 0.8, 4  # from which similarity, or length of a part, on names are near
 # of columns that describe an image, but are hardly what is to be learned
-_ABOUT = frozenset({"sex", "gender", "race", "ethnicity", "country", "view", "eye", "laterality"})
+_ABOUT = frozenset(
+    (
+        *("sex", "gender", "male", "female", "race", "ethnicity", "country", "age"),
+        *("view", "viewposition", "view position", "view_position", "frontal/lateral", "ap/pa"),
+        *("eye", "laterality"),
+    )
+)
+_FINDINGS = {"", "0", "1", "-1"}  # cells of CheXpert: a gap, no, yes, uncertain
+_MANY_FINDINGS = 5  # columns of findings beside which another number is hardly what is meant
 
 
 def is_table(path: Path) -> bool:
@@ -129,6 +137,54 @@ def one_hot_columns(path: Path) -> list[str]:
                 values |= {flag_text(record.cells[name]) for name in own}
     # CelebA writes -1 and 1
     return list(names) if len(names) > 1 and values in ({"0", "1"}, {"-1", "1"}) else []
+
+
+def finding_columns(path: Path) -> list[str]:
+    """Return the columns of a table with nothing but 0, 1, -1 and gaps, beside others (CheXpert).
+
+    At least two, each with a 1; none where the table has a column of labels, of plain numbers, or
+    only columns of 0 and 1.
+    """
+    return remember(("findings", path), lambda: _finding_columns(path))
+
+
+def _finding_columns(path: Path) -> list[str]:
+    targets = {*ALIASES["label"], *NUMBERS} - _ABOUT
+    if not is_table(path) or _columns(path) & targets or one_hot_columns(path):
+        return []
+    others = _COUNTERS | _ABOUT | _row_columns(path)
+    values: dict[str, set[str]] = {}
+    with suppress(DataError, OSError):
+        for record in islice(_records(path), _MAX_SCAN):
+            for name, cell in {} if record.is_header else record.cells.items():
+                if len(own := values.setdefault(name, set())) <= len(_FINDINGS):
+                    own.add(flag_text(cell))
+    found = [
+        name
+        for name, own in values.items()
+        if "1" in own <= _FINDINGS
+        and name.strip().casefold() not in others
+        and group_rank(name) is None
+    ]
+    return found if len(found) > 1 else []
+
+
+def columns_beside_findings(path: Path) -> list[str]:
+    """Return what may be meant instead of the findings of a table; nothing if it has none."""
+    findings = finding_columns(path)
+    if not findings:
+        return []
+    others = list(class_columns(path))
+    if len(findings) < _MANY_FINDINGS:
+        numbers = number_columns(path).items()
+        others += (name for name, own in numbers if not set(own) <= {-1, 0, 1})
+    return [
+        name
+        for name in others
+        if name not in findings
+        and name.strip().casefold() not in _ABOUT
+        and group_rank(name) is None
+    ]
 
 
 def number_columns(path: Path) -> dict[str, list[float]]:

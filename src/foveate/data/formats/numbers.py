@@ -34,6 +34,7 @@ from foveate.data.records import (
     NUMBERS,
     cell_text,
     class_columns,
+    finding_columns,
     has_boxes,
     has_labels,
     has_paths,
@@ -147,6 +148,8 @@ class NumberTable(Format):
                 f"its numbers are in the column {column!r}; --task regress if they are to learn"
                 + (f", {named} if they are classes" if few else "")
             )
+        elif finding_columns(table):
+            yield f"it has columns of findings beside {column!r}; --task regress learns it"
         elif has_texts(table) or (has_labels(table) and name not in ALIASES["label"]):
             yield f"it has other labels beside {column!r}; --task regress learns these numbers"
         elif name not in ALIASES["label"] or nearly_all_differ(different, len(numbers)):

@@ -29,6 +29,8 @@ from foveate.data.record_files import Record, row_location
 from foveate.data.records import (
     ALIASES,
     cell_text,
+    columns_beside_findings,
+    finding_columns,
     first_labels,
     flag_text,
     has_boxes,
@@ -39,6 +41,7 @@ from foveate.data.records import (
     is_table,
     number_columns,
     one_hot_columns,
+    path_names,
     read_records,
     spelled_columns,
 )
@@ -49,6 +52,7 @@ from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, rema
 from foveate.utils.paths import printable
 
 _MAX_WHY = 300  # characters of the columns in a message
+_PLACES = (*ALIASES["split"], *ALIASES["group"])
 _MAX_LIST = 10_000  # characters of a list in a cell
 
 _UNLABELED = IssueKind(
@@ -97,6 +101,7 @@ class TableFile(Format):
         rows, notes = list[_Row](), list[Issue]()
         for table, split in tables:
             rows += _read_rows(table, root, split, self.column, notes)
+        notes += [] if self.column else _finding_notes([table for table, _ in tables], rows)
         if not rows:
             raise DataError("the table has no rows", where=printable(path), id="empty_table")
         rows = _without_unlabeled(_split_commas(rows, notes), path, notes)
@@ -121,7 +126,7 @@ class TableFile(Format):
             return False
         if self.column:
             return has_column(file, self.column)
-        return has_labels(file) or bool(one_hot_columns(file))
+        return has_labels(file) or bool(one_hot_columns(file) or finding_columns(file))
 
     def _may_fit(self, file: Path) -> bool:
         """Whether a table that a user named is meant so, even if a column is missing."""
@@ -133,6 +138,10 @@ class TableFile(Format):
 
     def _doubts(self, table: Path) -> Iterator[str]:
         if not self.column:
+            if others := columns_beside_findings(table):
+                names = ", ".join(repr(printable(name)) for name in others)[:_MAX_WHY]
+                way = "--set data.column=NAME reads one of these"
+                yield f"beside columns of findings it has {names}; {way}"
             labels = first_labels(table)
             named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
             yield from () if named else doubts_about_labels(labels, table)
@@ -160,7 +169,7 @@ def _read_rows(
 ) -> list[_Row]:
     """The rows of a table; `split`: of those that state none; `column`: that of the labels."""
     rows, finder = list[_Row](), ImageFinder(table, root)
-    classes = [] if column else one_hot_columns(table)
+    classes = [] if column else one_hot_columns(table) or finding_columns(table)
     aliases = {**ALIASES, **{name: (name.strip().casefold(),) for name in classes}}
     if column:
         aliases["label"] = (column.strip().casefold(),)
@@ -174,7 +183,10 @@ def _read_rows(
                 else _parse_labels(record, table)
             )
             is_unlabeled = not classes and not cell_text(record.cells["label"])
-            rows.append(_Row(number, path, key, own or split, group, labels, is_unlabeled))
+            uncertain = sum(flag_text(record.cells[name]) == "-1" for name in classes)
+            rows.append(
+                _Row(number, path, key, own or split, group, labels, is_unlabeled, uncertain)
+            )
     notes += finder.notes()
     return rows
 
@@ -183,9 +195,37 @@ def _read_rows(
 class _Row(ImageRow):
     labels: tuple[str, ...]
     is_unlabeled: bool = False  # an empty cell, which is no list of labels
+    uncertain: int = 0  # columns of findings that say neither yes nor no
 
     def sample(self) -> Sample:
         return Sample(self.path, self.key, Labels(self.labels), self.split, self.group)
+
+
+def _finding_notes(tables: list[Path], rows: list[_Row]) -> list[Issue]:
+    """How columns of findings were read, and which others were not."""
+    found = dict.fromkeys(name for table in tables for name in finding_columns(table))
+    if not found:
+        return []
+    columns = dict.fromkeys(name for table in tables for name in spelled_columns(table))
+    known = {name for table in tables for name in (*path_names(table), *_PLACES)}
+    ignored = [name for name in columns if name not in found and name.casefold() not in known]
+    notes = [
+        remark(
+            "findings_read",
+            "the classes are the columns with nothing but 0, 1, -1 and gaps ({names}): 1 is yes,"
+            " 0 and a gap are no",
+            names=", ".join(map(printable, found))[:_MAX_WHY],
+        )
+    ]
+    if ignored:
+        names = ", ".join(map(printable, ignored))[:_MAX_WHY]
+        notes.append(
+            remark("columns_beside_findings", "columns that are not read: {names}", names=names)
+        )
+    if count := sum(row.uncertain for row in rows):
+        text = "{count:cell is|cells are} -1 (uncertain): read as no, left out of yes"
+        notes.append(remark("uncertain_findings", text, "warning", count=count))
+    return notes
 
 
 def _parse_labels(record: Record, table: Path) -> tuple[str, ...]:
