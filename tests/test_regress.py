@@ -125,6 +125,30 @@ def test_a_column_that_may_be_meant_otherwise_is_asked_about_or_left(tmp_path, h
         assert read_table(path).format == "table"
 
 
+GTSRB = "Width,Height,Roi.X1,Roi.Y1,Roi.X2,Roi.Y2,{},Path"
+
+
+@pytest.mark.parametrize("name", ["ClassId", "class", "sign_id", "Category", "label"])
+def test_numbers_in_a_column_named_like_classes_are_classes(tmp_path, name):
+    rows = [f"27,26,5,5,22,20,{number % 3},{number}.png" for number in range(12)]
+    path = write_table(tmp_path, "\n".join([GTSRB.format(name), *rows]) + "\n", images=12)
+    assert read_table(path, column=name).classes == ("0", "1", "2")
+    assert read_table(path, accepted=(Number,), column=name).samples[1].target == Number(1)
+
+
+def test_few_numbers_in_a_column_of_another_name_are_asked_about(tmp_path):
+    rows = [f"27,26,5,5,22,20,{number % 3},{number}.png" for number in range(12)]
+    path = write_table(tmp_path, "\n".join([GTSRB.format("ripeness"), *rows]) + "\n", images=12)
+    for data in (path, tmp_path):
+        with pytest.raises(DataError, match="in several ways") as caught:
+            read_table(data, column="ripeness")
+        assert "'ripeness' holds 3 different whole numbers among 12" in caught.value.why
+        assert "--task regress learns them as amounts" in caught.value.why
+        assert "3 classes (0, 1, 2)" in caught.value.why
+    assert read_table(path, accepted=(Labels,), column="ripeness").classes == ("0", "1", "2")
+    assert read_table(path, "numbers", column="ripeness").samples[1].target == Number(1)
+
+
 def test_a_named_column_is_read(tmp_path):
     path = write_table(tmp_path, "path,sex,weight,age\n0.png,f,60.5,31\n1.png,m,70,32\n")
     assert read_table(path, accepted=(Number,)).samples[0].target == Number(31)

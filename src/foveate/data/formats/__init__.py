@@ -156,11 +156,10 @@ def read_table(
         if name == "auto":
             choose = partial(_format_with_column, column=column) if column else _choose_format
             name = choose(path, accepted)
-        format = FORMATS.get(name)()
+        format = _with(name, column)
         if column and not format.takes_column:
             hint = "leave it out, or use " + " or ".join(f"--format {n}" for n in _with_column())
             raise UsageError(f"the format {name!r} takes no column", where="data.column", hint=hint)
-        format.column = column
         return expand_volumes(check_outside(format.read(path), path, allow_outside))
 
 
@@ -174,13 +173,22 @@ def _format_with_column(path: Path, accepted: tuple[type, ...], column: str) -> 
     wanted = [name for name in names if FORMATS.get(name).target in accepted]
     if len(wanted) == 1:
         return wanted[0]
-    names = wanted or names
+    names, readings = wanted or names, dict[str, Reading]()
     for name in names:
-        format = FORMATS.get(name)()
-        format.column = column
-        if (reading := format.sniff(path)) and not reading.doubts:
-            return name
+        if reading := _with(name, column).sniff(path):
+            if not reading.doubts:
+                return name
+            readings[name] = reading
+    if len(readings) > 1:
+        raise _doubtful(path, readings, column)
     return names[-1]  # its message says what is amiss
+
+
+def _with(name: str, column: str) -> Format:
+    """A format that reads a column."""
+    format = FORMATS.get(name)()
+    format.column = column
+    return format
 
 
 def sniff_formats(path: Path) -> dict[str, Reading]:
@@ -261,10 +269,10 @@ def _of_targets(readings: dict[str, Reading], accepted: tuple[type, ...]) -> dic
     return wanted or readings
 
 
-def _doubtful(path: Path, readings: Mapping[str, Reading]) -> DataError:
+def _doubtful(path: Path, readings: Mapping[str, Reading], column: str = "") -> DataError:
     """Which readings fit, what each would mean, and how to choose one."""
     parts = [
-        f"--format {name} reads {FORMATS.get(name).summary}: {_describe(path, name)}"
+        f"--format {name} reads {FORMATS.get(name).summary}: {_describe(path, name, column)}"
         + "".join(f"; but {doubt}" for doubt in reading.doubts)
         for name, reading in sorted(readings.items(), key=lambda item: -item[1].fit)
     ]
@@ -290,10 +298,10 @@ def _doubtful(path: Path, readings: Mapping[str, Reading]) -> DataError:
     )
 
 
-def _describe(path: Path, name: str) -> str:
+def _describe(path: Path, name: str, column: str) -> str:
     """What a reading would give: images, classes, and a few examples; or why it fails."""
     try:
-        table = FORMATS.get(name)().read(path)
+        table = _with(name, column).read(path)
     except DataError as error:
         return error.brief
     parts = [counted(len(table.samples), "image", "images")]

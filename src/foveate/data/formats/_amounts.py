@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from foveate.data.records import cell_text, parse_numbers
+from foveate.data.records import ALIASES, NUMBERS, cell_text, parse_numbers
 from foveate.utils.paths import printable
 
 MAX_NUMBERED_CLASSES = 20
@@ -16,6 +17,10 @@ MAX_NUMBERED_CLASSES = 20
 EITHER = "--task regress learns them as amounts, --task classify as classes"
 """How to choose."""
 
+NumbersMeaning = Literal["classes", "amounts", "doubtful"]
+
+_CLASS_NAME = re.compile(r"(?i:class|label|categor|(?:^|[_ -])id$)|[a-z]I[dD]$")
+_MIN_REPEATS = 4  # rows for each different number, from which these may be classes
 _MAX_SHOWN, _MAX_LENGTH = 3, 30  # columns and values that a message names, and their characters
 _MIN_ROWS, _MANY_DIFFERENT = 20, 0.8  # from so many rows on, such a share of different labels
 
@@ -58,6 +63,24 @@ def doubts_about_labels(cells: list[Any], table: Path) -> Iterator[str]:
             f" {len(numbers)} of the first {len(texts)} differ: amounts rather than classes"
             f" ({EITHER})"
         )
+
+
+def numbers_of_column(column: str, numbers: Sequence[float]) -> NumbersMeaning:
+    """Return what the numbers of a column that a user named are: by its name, or how they repeat.
+
+    Args:
+        column: Its name.
+        numbers: Its first numbers.
+    """
+    name, different = column.strip(), len(set(numbers))
+    if not all(map(float.is_integer, numbers)) or nearly_all_differ(different, len(numbers)):
+        return "amounts"
+    if _CLASS_NAME.search(name):
+        return "classes"
+    are_amounts = name.casefold() in NUMBERS and name.casefold() not in ALIASES["label"]
+    if are_amounts or _MIN_REPEATS * different > len(numbers):
+        return "amounts"
+    return "doubtful"
 
 
 def describe_columns(columns: Mapping[str, Sequence[str]]) -> str:

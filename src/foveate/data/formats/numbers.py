@@ -19,6 +19,7 @@ from foveate.data.formats._amounts import (
     MAX_NUMBERED_CLASSES,
     describe_columns,
     nearly_all_differ,
+    numbers_of_column,
 )
 from foveate.data.formats._label_names import are_named
 from foveate.data.formats._table_files import (
@@ -130,9 +131,12 @@ class NumberTable(Format):
     def _doubts(self, table: Path) -> Iterator[str]:
         """What speaks against numbers: labels of another kind, or those that may be classes."""
         column = self._column(table)
-        if self.column or column is None:
+        if column is None:
             return
         numbers, name = number_columns(table)[column], column.strip().casefold()
+        if self.column:
+            yield from _doubts_about_named(column, numbers)
+            return
         is_label = name in ALIASES["label"]
         if is_label and (named := are_named(list(map(str, numbers)), table.parent)):
             yield f"{named} has names for these numbers, as classes have"
@@ -214,6 +218,15 @@ class NumberTable(Format):
             hint="call it value, or name it with --set data.column=NAME",
             id="no_number_column",
         )
+
+
+def _doubts_about_named(column: str, numbers: list[float]) -> Iterator[str]:
+    """What speaks against numbers in a column that the user named."""
+    meaning = numbers_of_column(column, numbers)
+    if meaning != "amounts":
+        text = f"{len(set(numbers))} different whole numbers among {len(numbers)}"
+        more = ", and is named like classes" if meaning == "classes" else ""
+        yield f"the column {column!r} holds {text}{more} ({EITHER})"
 
 
 @dataclass(frozen=True)

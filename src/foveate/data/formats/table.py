@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from foveate.data.foreign_data import foreign_file
 from foveate.data.formats import Fit, Format, Reading
-from foveate.data.formats._amounts import EITHER, doubts_about_labels
+from foveate.data.formats._amounts import EITHER, doubts_about_labels, numbers_of_column
 from foveate.data.formats._label_names import are_named, name_numbers, renamed
 from foveate.data.formats._patient_files import find_patient_table
 from foveate.data.formats._table_files import (
@@ -137,18 +137,20 @@ class TableFile(Format):
         return find_patient_table(file) is None and (has_labels(file) or not has_texts(file))
 
     def _doubts(self, table: Path) -> Iterator[str]:
-        if not self.column:
-            if others := columns_beside_findings(table):
-                names = ", ".join(repr(printable(name)) for name in others)[:_MAX_WHY]
-                way = "--set data.column=NAME reads one of these"
-                yield f"beside columns of findings it has {names}; {way}"
-            labels = first_labels(table)
-            named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
-            yield from () if named else doubts_about_labels(labels, table)
-        elif self.column.strip().casefold() in map(
-            str.casefold, map(str.strip, number_columns(table))
-        ):
-            yield f"the column {self.column!r} holds numbers ({EITHER})"
+        if self.column:
+            wanted = self.column.strip().casefold()
+            for name, numbers in number_columns(table).items():
+                is_it = name.strip().casefold() == wanted
+                if is_it and numbers_of_column(name, numbers) != "classes":
+                    yield f"the column {self.column!r} holds numbers ({EITHER})"
+            return
+        if others := columns_beside_findings(table):
+            names = ", ".join(repr(printable(name)) for name in others)[:_MAX_WHY]
+            way = "--set data.column=NAME reads one of these"
+            yield f"beside columns of findings it has {names}; {way}"
+        labels = first_labels(table)
+        named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
+        yield from () if named else doubts_about_labels(labels, table)
 
 
 def _no_column(path: Path, column: str) -> DataError:
