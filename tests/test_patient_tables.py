@@ -87,6 +87,24 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path):
         read_table(tmp_path)
 
 
+def test_classes_beside_a_table_of_patients_are_classes(tmp_path):
+    for number in range(8):
+        write_photo(tmp_path / ("benign", "malignant")[number % 2] / f"{number}.png", seed=number)
+    write_diagnoses(tmp_path / "clinical.csv", "patient_id,histology,age")
+    assert read_table(tmp_path).classes == ("benign", "malignant")
+
+
+def test_folders_called_like_patients_of_a_table_are_asked_about(tmp_path):
+    lines = ["subject,diagnosis"]
+    for number, name in enumerate(("ann7", "bob3", "eve1", "kim9", "lea2", "max5")):
+        for image in range(3):
+            write_photo(tmp_path / name / f"{image}.png", seed=3 * number + image)
+        lines.append(f"{name},{('well', 'ill')[number % 2]}")
+    (tmp_path / "subjects.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"names patients(.|\n)*--set data\.column=diagnosis"):
+        read_table(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["LIDC-IDRI-{:04}", "TCGA-{:02}-A1B2", "BraTS20_{:03}"])
 def test_folders_named_like_cases_are_asked_about(tmp_path, name):
     for number in range(8):

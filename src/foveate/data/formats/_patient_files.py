@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -101,14 +101,24 @@ def patient_of(image: Path, folder: Path, patients: Container[str]) -> tuple[str
 
 def has_their_images(table: PatientTable) -> bool:
     """Whether most images near a table belong to its patients, by a sample."""
-    folder = table.file.parent
-    with collecting():
-        records = read_records(table.file, {"patient": table.aliases["patient"]}, ("patient",))
-        patients = {cell_text(each.cells["patient"]) for each in islice(records, _MAX_PATIENTS)}
+    folder, patients = table.file.parent, _patients_of(table)
     images = list(find_images(folder))
     sample = images[:: max(1, len(images) // _SAMPLE)][:_SAMPLE]
     own = sum(patient_of(image, folder, patients) is not None for image in sample)
     return bool(sample) and 2 * own > len(sample)
+
+
+def are_patients(names: Collection[str], path: Path) -> bool:
+    """Whether most of some folders are called like patients of a table at a path."""
+    table = find_patient_table(path)
+    return table is not None and 2 * len(_patients_of(table).intersection(names)) > len(names)
+
+
+def _patients_of(table: PatientTable) -> set[str]:
+    """The first patients of a table; problems are for the format to report."""
+    with collecting():
+        records = read_records(table.file, {"patient": table.aliases["patient"]}, ("patient",))
+        return {cell_text(each.cells["patient"]) for each in islice(records, _MAX_PATIENTS)}
 
 
 def explain_patient_table(path: Path) -> Iterator[str]:

@@ -25,7 +25,7 @@ from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._case_names import are_cases
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._label_names import name_numbers, renamed
-from foveate.data.formats._patient_files import explain_patient_table
+from foveate.data.formats._patient_files import are_patients, explain_patient_table
 from foveate.data.issues import NO_TRAINING_IMAGES, SIMILAR_NAMES
 from foveate.data.records import has_paths, is_table, spelled_columns
 from foveate.data.split_names import is_part_name, split_from_name, split_in_name
@@ -281,7 +281,8 @@ def _doubts_about_cases(root: Path, parents: list[_ClassParent]) -> Iterator[str
     """Folders for patients, such as patient00001, whose labels are elsewhere."""
     names = sorted({folder.name for parent in parents for folder in parent.classes})
     if not are_cases(names):
-        yield from explain_patient_table(root)
+        if len(names) == 1 or are_patients(names, root):
+            yield from explain_patient_table(root)
         return
     tables = [file.name for file in list_folder(root) if is_table(file) and has_paths(file)]
     hint = f"; {printable(tables[0])} may hold their labels: give it as the data" if tables else ""
