@@ -405,7 +405,7 @@ def test_ids_in_file_names_are_groups(tmp_path):
 def test_classes_that_look_like_ids_are_no_groups(tmp_path):
     for number in range(24):
         write(tmp_path, f"case{number % 6}/{number}.png", scene(number, (48, 40)))
-    table = with_groups(read_table(tmp_path), tmp_path)
+    table = with_groups(read_table(tmp_path, "folder"), tmp_path)
     assert not any(sample.group for sample in table.samples)
     assert "each class has one value of its own" in str(table.notes[-1])
 
