@@ -9,7 +9,7 @@ from pathlib import Path
 from foveate.data.issues import quoted
 from foveate.errors import DataError
 from foveate.messages import counted
-from foveate.types import StoredImage, Table, remark
+from foveate.types import Table, remark
 
 
 def check_outside(table: Table, path: Path, allowed: bool) -> Table:
@@ -27,10 +27,14 @@ def check_outside(table: Table, path: Path, allowed: bool) -> Table:
     Raises:
         DataError: Some are, and that is not allowed.
     """
-    here = Path.cwd()
-    folders = (table.root, path if path.is_dir() else path.parent)
-    prefixes = tuple(f"{os.path.normpath(here / folder)}{os.sep}" for folder in folders)
-    outside = [each.key for each in table.samples if _is_outside(each.path, f"{here}", prefixes)]
+    here, folders = Path.cwd(), (table.root, path if path.is_dir() else path.parent)
+    stated = tuple(f"{folder}{os.sep}" for folder in folders if str(folder) != ".")
+    normal = tuple(f"{os.path.normpath(here / folder)}{os.sep}" for folder in folders)
+    outside = [
+        sample.key
+        for sample in table.samples
+        if isinstance(sample.path, Path) and _is_outside(sample.path, f"{here}", stated, normal)
+    ]
     if not outside:
         return table
     names = quoted(outside)
@@ -48,8 +52,9 @@ def check_outside(table: Table, path: Path, allowed: bool) -> Table:
     return replace(table, notes=(*table.notes, note))
 
 
-def _is_outside(path: Path | StoredImage, here: str, prefixes: tuple[str, ...]) -> bool:
-    if isinstance(path, StoredImage):
-        return False  # it is inside of a file that was found in the folder
-    # as text, which for many images is much faster than paths
-    return not os.path.normpath(os.path.join(here, path)).startswith(prefixes)  # noqa: PTH118
+def _is_outside(path: Path, here: str, stated: tuple[str, ...], normal: tuple[str, ...]) -> bool:
+    """Whether a path leads out of all folders; these are given as stated, and as normal paths."""
+    text = str(path)  # for many images text is much faster than paths
+    if text.startswith(stated) and f"{os.sep}.." not in text:
+        return False
+    return not os.path.normpath(os.path.join(here, text)).startswith(normal)  # noqa: PTH118
