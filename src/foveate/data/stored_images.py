@@ -269,8 +269,8 @@ def _read_cells(path: Path, column: str, group: int) -> ChunkedArray:
 # --- what a file holds
 
 
-def find_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
-    """Yield name and image of the members of a .zip or .tar that have the extension of an image.
+def walk_members(archive: Path) -> Iterator[tuple[str, ZipMember | Entry, int]]:
+    """Yield name, content and size in bytes of the files in a .zip or .tar.
 
     Nothing is unpacked, so that no name of a member can lead anywhere.
 
@@ -279,10 +279,7 @@ def find_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
     """
     reader = _zip_members if archive.suffix.lower() == ".zip" else _tar_members
     try:
-        for name, image in reader(archive.absolute()):
-            parts = (part for part in PurePosixPath(name).parts if part != "..")
-            if extension_of(name) in EXTENSIONS and not any(map(is_hidden, parts)):
-                yield printable(name), image
+        yield from reader(archive.absolute())
     except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
         raise DataError(
             "the archive cannot be read",
@@ -293,20 +290,34 @@ def find_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
         ) from None
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
+def find_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
+    """Yield name and image of the members of an archive that have the extension of an image.
+
+    Raises:
+        DataError: The archive cannot be read.
+    """
+    for name, image, size in walk_members(archive):
+        parts = (part for part in PurePosixPath(name).parts if part != "..")
+        is_sized = isinstance(image, ZipMember) or 0 < size <= MAX_MEMBER_BYTES
+        if is_sized and extension_of(name) in EXTENSIONS and not any(map(is_hidden, parts)):
+            yield printable(name), image
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, ZipMember, int]]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             if not info.is_dir():
-                yield info.filename.replace("\\", "/"), ZipMember(archive, info.filename)
+                name = info.filename.replace("\\", "/")
+                yield name, ZipMember(archive, info.filename), info.file_size
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, StoredImage]]:
+def _tar_members(archive: Path) -> Iterator[tuple[str, Entry, int]]:
     with tarfile.open(archive, "r:") as file:
         for member in file:
             file.members = []  # type: ignore[attr-defined]  # it would keep all of them
-            if member.isreg() and 0 < member.size <= MAX_MEMBER_BYTES:
+            if member.isreg():
                 name = member.name.removeprefix("./")
-                yield name, Entry(name, archive, member.offset_data, member.size)
+                yield name, Entry(name, archive, member.offset_data, member.size), member.size
 
 
 def find_images_in(path: Path) -> dict[str, StoredImage]:

@@ -25,7 +25,7 @@ from foveate.data.formats.captions import parse_sentences
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.data.records import ALIASES, TEXTS, cell_text
 from foveate.data.split_names import is_part_name, split_in_name
-from foveate.data.stored_images import Entry, ZipMember
+from foveate.data.stored_images import walk_members
 from foveate.errors import DataError
 from foveate.predictions import Labels, Text
 from foveate.types import IssueKind, Sample, Split, StoredImage, Table
@@ -245,20 +245,21 @@ def _read_members(archive: Path) -> list[_Member]:
     Raises:
         DataError: It cannot be read, or has annotations of objects.
     """
-    try:
-        reader = _read_zip if archive.suffix.lower() == ".zip" else _read_tar
-        images, annotations = reader(archive.absolute())
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            "the archive cannot be read",
-            where=printable(archive),
-            why=str(error),
-            hint="copy it again; a .tar must be without compression",
-            id="unreadable_archive",
-        ) from None
+    images, annotations = list[_Member](), list[tuple[PurePosixPath, StoredImage]]()
+    for text, stored, size in walk_members(archive):
+        name = PurePosixPath(text)
+        if _is_clutter(name):
+            continue
+        extension = extension_of(name.name)
+        _refuse_other_labels(name, extension, archive)
+        if extension in EXTENSIONS:
+            images.append(_Member(name, stored))
+        elif extension in _ANNOTATIONS and size <= _MAX_ANNOTATION:
+            annotations.append((name, stored))
     by_stem = {_stem(member.name): member for member in images}
-    for name, content in annotations:
-        member = by_stem.get(_stem(name))
+    for name, annotation in annotations:
+        member, content = by_stem.get(_stem(name)), annotation.content()
+        assert isinstance(content, bytes)  # a member of an archive is no file
         if member is not None:
             member.annotations[extension_of(name.name)] = content
         elif extension_of(name.name) == ".json" and any(word in content for word in _OBJECTS):
@@ -269,43 +270,6 @@ def _read_members(archive: Path) -> list[_Member]:
 def _stem(name: PurePosixPath) -> str:
     """The path up to the first dot of its last part, by which WebDataset groups members."""
     return str(name.with_name(name.name.partition(".")[0] or name.name))
-
-
-_Read = tuple[list[_Member], list[tuple[PurePosixPath, bytes]]]
-
-
-def _read_zip(archive: Path) -> _Read:
-    images, annotations = list[_Member](), list[tuple[PurePosixPath, bytes]]()
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            name = PurePosixPath(info.filename.replace("\\", "/"))
-            if info.is_dir() or _is_clutter(name):
-                continue
-            extension = extension_of(name.name)
-            _refuse_other_labels(name, extension, archive)
-            if extension in EXTENSIONS:
-                images.append(_Member(name, ZipMember(archive, info.filename)))
-            elif extension in _ANNOTATIONS and info.file_size <= _MAX_ANNOTATION:
-                annotations.append((name, file.read(info)))
-    return images, annotations
-
-
-def _read_tar(archive: Path) -> _Read:
-    images, annotations = list[_Member](), list[tuple[PurePosixPath, bytes]]()
-    with tarfile.open(archive, "r:") as file:
-        for member in file:
-            name = PurePosixPath(member.name.removeprefix("./"))
-            if not member.isreg() or _is_clutter(name):
-                continue
-            extension = extension_of(name.name)
-            _refuse_other_labels(name, extension, archive)
-            if extension in EXTENSIONS:
-                entry = Entry(str(name), archive, member.offset_data, member.size)
-                images.append(_Member(name, entry))
-            elif extension in _ANNOTATIONS and member.size <= _MAX_ANNOTATION:
-                content = file.extractfile(member)
-                annotations.append((name, content.read() if content else b""))
-    return images, annotations
 
 
 def _is_clutter(name: PurePosixPath) -> bool:
