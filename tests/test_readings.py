@@ -268,19 +268,23 @@ def test_cvats_yolo_states_splits_in_lists(tmp_path):
     assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
 
 
-def test_cvats_yolo_of_ultralytics_writes_data_before_its_paths(tmp_path):
-    """As CVAT's exporter: images/train, labels/train, and train.txt with data/images/train."""
-    write_photos(tmp_path, "images/train", "images/Validation")
-    for image in list(tmp_path.rglob("*.png")):
-        label = tmp_path / "labels" / image.parent.name / f"{image.stem}.txt"
+def write_cvats_yolo(root: Path, subsets: tuple[str, str], keys: str) -> None:
+    """As CVAT's exporter: images/SUBSET, labels/SUBSET, and SUBSET.txt with data/images/SUBSET."""
+    write_photos(root, *(f"images/{subset}" for subset in subsets))
+    for image in list(root.rglob("*.png")):
+        label = root / "labels" / image.parent.name / f"{image.stem}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text(BOX)
-    for folder in ("train", "Validation"):
-        names = sorted(path.name for path in (tmp_path / "images" / folder).iterdir())
-        lines = "".join(f"data/images/{folder}/{name}\n" for name in names)
-        (tmp_path / f"{folder}.txt").write_text(lines)
-    yaml = "names:\n  0: bolt\npath: .\ntrain: train.txt\nval: Validation.txt\n"
-    (tmp_path / "data.yaml").write_text(yaml)
+    for subset in subsets:
+        names = sorted(path.name for path in (root / "images" / subset).iterdir())
+        lines = "".join(f"data/images/{subset}/{name}\n" for name in names)
+        (root / f"{subset}.txt").write_text(lines)
+    (root / "data.yaml").write_text(keys)
+
+
+def test_cvats_yolo_of_ultralytics_writes_data_before_its_paths(tmp_path):
+    keys = "names:\n  0: bolt\npath: .\ntrain: train.txt\nval: Validation.txt\n"
+    write_cvats_yolo(tmp_path, ("train", "Validation"), keys)
     table = read_table(tmp_path)
     assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
     assert not table.notes
@@ -288,17 +292,8 @@ def test_cvats_yolo_of_ultralytics_writes_data_before_its_paths(tmp_path):
 
 def test_cvats_yolo_of_ultralytics_names_splits_as_its_subsets(tmp_path):
     """Subsets are called Train, Validation and Test in CVAT, and so are the keys."""
-    write_photos(tmp_path, "images/Train", "images/Validation")
-    for image in list(tmp_path.rglob("*.png")):
-        label = tmp_path / "labels" / image.parent.name / f"{image.stem}.txt"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text(BOX)
-    for folder in ("Train", "Validation"):
-        names = sorted(path.name for path in (tmp_path / "images" / folder).iterdir())
-        lines = "".join(f"data/images/{folder}/{name}\n" for name in names)
-        (tmp_path / f"{folder}.txt").write_text(lines)
-    yaml = "Train: Train.txt\nValidation: Validation.txt\nnames:\n  0: bolt\npath: .\n"
-    (tmp_path / "data.yaml").write_text(yaml)
+    keys = "Train: Train.txt\nValidation: Validation.txt\nnames:\n  0: bolt\npath: .\n"
+    write_cvats_yolo(tmp_path, ("Train", "Validation"), keys)
     table = read_table(tmp_path)
     assert table.classes == ("bolt",)
     assert [len(table.in_split(split)) for split in ("train", "val")] == [4, 4]
