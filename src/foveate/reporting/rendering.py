@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +51,13 @@ def render(template: str, path: Path, page: Page, **content: Any) -> None:
     Raises:
         UnknownName: There is no such language.
     """
+    rendered = _environment(page.lang).get_template(template).render(page=page, **content)
+    write_text(path, rendered)
+
+
+@cache
+def _environment(language: str) -> Any:
+    """The templates for a language; to compile them takes a tenth of a second."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -60,14 +68,14 @@ def render(template: str, path: Path, page: Page, **content: Any) -> None:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "t": translator(page.lang),
-        "text": lambda value: in_language(value, page.lang),
-        "prose": lambda value: _with_code(in_language(value, page.lang)),
-        "metric": _translated(metric_name, page.lang),
-        "corruption": _translated(corruption_name, page.lang),
+        "t": translator(language),
+        "text": lambda value: in_language(value, language),
+        "prose": lambda value: _with_code(in_language(value, language)),
+        "metric": _translated(metric_name, language),
+        "corruption": _translated(corruption_name, language),
         "uri": to_data_uri,
     }
-    write_text(path, environment.get_template(template).render(page=page, **content))
+    return environment
 
 
 def in_language(text: Text, language: str) -> str:

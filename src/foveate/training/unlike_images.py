@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from foveate.evaluation.intervals import wilson
 from foveate.modeling.classifiers.logistic import out_of_fold
 from foveate.modeling.classifiers.solution import RotatedFeatures, Solution
+from foveate.utils.threads import one_thread
 
 _CLUSTERS = (3, 5)  # of each class; chosen in docs/benchmarks/unlike.md
 _MIN_GROUPS = 5  # of a class that is scored
@@ -166,7 +166,7 @@ def _cluster(rows: np.ndarray, units: list[np.ndarray], clusters: int, seed: int
     means = np.stack([rows[unit].mean(0) for unit in units])
     k_means = KMeans(min(clusters, len(units)), n_init=_STARTS, random_state=seed)
     # many small problems; equal images may make fewer clusters
-    with threadpool_limits(1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return np.asarray(k_means.fit_predict(means, sample_weight=[len(unit) for unit in units]))
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.special import log_softmax
-from threadpoolctl import threadpool_limits
 
 from foveate.modeling.classifiers.logistic import LabeledFeatures
 from foveate.modeling.classifiers.solution import Solution
+from foveate.utils.threads import one_thread
 
 Fitter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """features (N, D) and targets (N, K) -> weights (K, D) and bias (K,) of scores of arbitrary scale.
@@ -41,7 +41,7 @@ def solve_few_shot(
         The classifier, and the scale, chosen by log loss on left-out folds.
     """
     scale = best_scale(features, fit, unit, default_scale)
-    with threadpool_limits(1):
+    with one_thread():
         mean = features.features.mean(0)
         weight, bias = _all_classes(
             fit, _center(features.features, mean, unit), features.targets, scale
@@ -76,7 +76,7 @@ def best_penalty(features: LabeledFeatures, unit: bool) -> tuple[float, dict[flo
     The penalty is 1 if there are too few images to choose by.
     """
     tried = {}
-    with threadpool_limits(1):
+    with one_thread():
         for penalty in PENALTIES:
             left_out = list(_left_out_scores(features, ridge(float(penalty)), unit))
             if not left_out:
@@ -123,7 +123,7 @@ def best_scale(
 
     `default_scale` if there are too few images to choose by.
     """
-    with threadpool_limits(1):
+    with one_thread():
         left_out = list(_left_out_scores(features, fit, unit))
     if not left_out:
         return default_scale

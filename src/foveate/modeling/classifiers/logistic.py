@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from foveate.modeling.classifiers.ridge import solve_ridge
 from foveate.modeling.classifiers.solution import RotatedFeatures, Solution, rotate
+from foveate.utils.threads import one_thread
 
 # C of scikit-learn, strongest penalty first
 STRENGTHS = tuple(10.0**power for power in (-5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0))
@@ -250,7 +250,7 @@ def _regularization_path(
         else (np.zeros((rows.shape[1], targets.shape[1])), np.zeros(targets.shape[1]))
     )
     solutions: list[Linear] = []
-    with threadpool_limits(1):  # products this small lose more to waiting threads than they gain
+    with one_thread():
         for strength in strengths:
             penalty = 1 / (strength * len(rows))
             probabilities = _probabilities(rows @ weight.astype(rows.dtype) + bias, multilabel)

@@ -6,9 +6,9 @@ Letters: N images, R rank of the features, K numbers for each image, P penalties
 from __future__ import annotations
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from foveate.modeling.classifiers.solution import RotatedFeatures, Solution
+from foveate.utils.threads import one_thread
 
 PENALTIES = tuple(10.0 ** (power / 2) for power in range(-8, 9))
 """Relative to the mean squared length of a feature vector."""
@@ -27,7 +27,7 @@ def solve_ridge(rotated: RotatedFeatures, targets: np.ndarray, folds: np.ndarray
         there is only one fold.
     """
     rows = rotated.rows.astype(np.float64)
-    with threadpool_limits(1):
+    with one_thread():
         tried, left_out = _cross_validate(rows, targets, folds)
         penalty = min(tried, key=lambda each: (tried[each], -each))
         weight, bias = (each[0] for each in _path(rows, targets, (penalty,)))
