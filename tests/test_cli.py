@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import logging
 import os
@@ -589,15 +590,16 @@ def test_a_list_of_paths_on_stdin_and_a_closed_pipe(stripes, tmp_path, monkeypat
     ]
     assert run("fit", str(stripes), *options, "--out", "run") == 0
     capsys.readouterr()
-    paths = "\n".join(str(path) for path in sorted((stripes / "lying").iterdir()))
-    process = subprocess.run(
-        [*PROGRAM, "predict", "run", "-"], input=paths, capture_output=True, text=True, timeout=120
-    )
-    assert len(process.stdout.splitlines()) == 16
+    paths = [str(path) for path in sorted((stripes / "lying").iterdir())]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(paths)))
+    assert run("predict", "run", "-") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 16
     program = " ".join(f"'{word}'" for word in PROGRAM)
-    command = f"set -o pipefail; {program} predict run '{stripes}' '{stripes}' | head -1"
+    listed = f"printf '%s\\n' {' '.join(4 * paths)}"
+    command = f"set -o pipefail; {listed} | {program} predict run - | head -1"
     piped = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert piped.returncode == 0
+    assert len(piped.stdout.splitlines()) == 1
     assert "Traceback" not in piped.stderr
     assert "Broken" not in piped.stderr
 

@@ -239,30 +239,35 @@ QUICK = {  # parameters of each notebook, so small that all three take less than
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", QUICK)
-def test_a_notebook_runs(name, tmp_path, monkeypatch):
-    """With other parameters than in the file, where tiny networks have random weights."""
+def test_the_notebooks_run(tmp_path, monkeypatch):
+    """With other parameters than in the files, where tiny networks have random weights.
+
+    All in one kernel, which imports torch once.
+    """
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient")
-    notebook = nbformat.read(ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
-    parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert len(parameters) == 1
-    parameters[0].source = QUICK[name]
-    if "test_" in QUICK[name]:
-        for cell in notebook.cells:
-            cell.source = cell.source.replace(
-                "backbone=BACKBONE,", "backbone=BACKBONE, weights='none',"
-            )
     paths = [str(ROOT / "src"), str(ROOT / "examples")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    client.NotebookClient(
-        notebook, timeout=200, resources={"metadata": {"path": tmp_path}}
-    ).execute()
-    assert all(
-        not cell.get("outputs")
-        for cell in nbformat.read(
-            ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4
-        ).cells
-    ), "commit notebooks without outputs"
+    cells = []
+    for name in QUICK:
+        notebook = nbformat.read(ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert not any(cell.get("outputs") for cell in notebook.cells), "commit without outputs"
+        with_parameters(notebook, QUICK[name])
+        cells += [nbformat.v4.new_code_cell(f"%reset -f\n%cd {tmp_path}"), *notebook.cells]
+    notebook.cells = cells
+    resources = {"metadata": {"path": tmp_path}}
+    client.NotebookClient(notebook, timeout=200, resources=resources).execute()
+
+
+def with_parameters(notebook, parameters: str) -> None:
+    """Replace the parameters of a notebook; weights of tiny networks are random."""
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    tagged[0].source = parameters
+    if "test_" in parameters:
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(
+                "backbone=BACKBONE,", "backbone=BACKBONE, weights='none',"
+            )

@@ -5,6 +5,7 @@ The ids T1 to T20 are those of docs/trust.md.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -779,7 +780,15 @@ class DyingDataset(ImageDataset):
         return super().__getitem__(index)
 
 
-def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
+@pytest.fixture
+def loaders_end_at_once(monkeypatch):
+    """Do not wait five seconds for each process of a loader that is left behind."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    yield
+    gc.collect()
+
+
+def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys, loaders_end_at_once):
     job = pipeline.prepare_job(quick, read_data(quick), tmp_path / "run")
     dataset = job.dataset("train")
     dying_dataset = DyingDataset(
@@ -799,7 +808,9 @@ def test_t20_a_loader_process_that_dies_is_replaced(quick, tmp_path, capsys):
     assert "shared memory" in capsys.readouterr().out
 
 
-def test_t20_an_error_of_a_transform_is_not_mistaken_for_a_dead_loader(quick, tmp_path):
+def test_t20_an_error_of_a_transform_is_not_mistaken_for_a_dead_loader(
+    quick, tmp_path, loaders_end_at_once
+):
     job = pipeline.prepare_job(quick, read_data(quick), tmp_path / "run")
     dataset = job.dataset("train")
     broken = ImageDataset(
