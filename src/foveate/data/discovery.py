@@ -45,16 +45,19 @@ _MAX_REMEMBERED = 500_000  # entries of folders, about 100 MB
 Found = TypeVar("Found")
 Entries = list[tuple[str, bool]]
 """The name of each regular file and folder of a folder, and whether it is a folder."""
+Walk = list[tuple[Path, list[str]]]
+"""Each folder below a folder, and the sorted names of its files."""
 
 
 @dataclass
 class _FolderMemory:
-    """Entries of the folders that were listed, by path, and their total number; and what was
-    concluded from them.
+    """Entries of the folders that were listed, by path, their total number, and the folders below
+    them; and what was concluded from them.
     """
 
     folders: dict[str, Entries] = field(default_factory=dict)
     total: int = 0
+    walks: dict[str, Walk] = field(default_factory=dict)
     children: dict[str, list[Path]] = field(default_factory=dict)
     conclusions: dict[object, Any] = field(default_factory=dict)
 
@@ -62,6 +65,17 @@ class _FolderMemory:
         """Remember a folder, as long as there is room."""
         if self.total + len(entries) <= _MAX_REMEMBERED:
             self.folders[folder], self.total = entries, self.total + len(entries)
+
+    def add_walk(self, root: str, folders: Iterable[tuple[Path, list[str]]]) -> Iterator[Any]:
+        """Yield the folders below a folder, and remember them, as long as there is room."""
+        walk, entries = Walk(), 0
+        for each in folders:
+            entries += 1 + len(each[1])
+            if self.total + entries <= _MAX_REMEMBERED:
+                walk.append(each)
+            yield each
+        if self.total + entries <= _MAX_REMEMBERED:
+            self.walks[root], self.total = walk, self.total + entries
 
     def add_children(self, folder: str, children: list[Path]) -> None:
         """Remember what is in a folder itself, as long as there is room."""
@@ -119,7 +133,11 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     Raises:
         DataError: A folder cannot be listed.
     """
-    return _walk_folders(root, set())
+    memory, key = _memory.get(), str(root)
+    if memory and key in memory.walks:
+        return iter(memory.walks[key])
+    folders = _walk_folders(root, set())
+    return memory.add_walk(key, folders) if memory else folders
 
 
 def is_image(path: Path) -> bool:

@@ -351,7 +351,8 @@ def expand_volumes(table: Table) -> Table:
     Slices keep the label and the split of their file, and form a group. DICOM images without a
     group are grouped by patient. Targets that belong to pixels stay with their file.
     """
-    if not any(_is_medical(sample) for sample in table.samples):
+    endings = {sample.key.rpartition(".")[2] for sample in table.samples}  # there are few
+    if not any(may_hold_images(f".{ending}") or ending.lower() == "gz" for ending in endings):
         return table
     log, samples = IssueLog(), list[Sample]()
     for sample in table.samples:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from foveate.errors import BrokenImage
 from foveate.images.codec import read_image, read_index_mask
 
 LABEL_EXTENSIONS = (".txt", ".xml", ".json")
+_HAS_LABEL_FILE = re.compile(r"\.(?:txt|xml|json)$", re.IGNORECASE | re.MULTILINE)
 MASK_SUFFIX = re.compile(
     r"[ _.-](?:(?:cp_)?masks?|seg|segmentation|gt|ground[ _-]?truth|label(?:s|led|ed)?|annotation"
     r"|annot|lesion|manual|1stho|l)(?:[ _-]?\d{1,3})?$",
@@ -92,10 +94,13 @@ def _survey(root: Path) -> Survey:
 
 def _survey_names(folder: Path, names: Sequence[str], root: Path, survey: Survey) -> None:
     stems = list(_image_stems(names))
-    images, masks = dict(stems), masks_by_image(names)
+    masks = masks_by_image(names)
     survey.images += len(stems) - sum(map(len, masks.values()))
     for image, own in masks.items():
         survey.masks.add(folder / image, folder / own[0], root)
+    if not _HAS_LABEL_FILE.search("\n".join(names)):  # at once: folders can be large
+        return
+    images = dict(stems)
     for name in names:
         stem, dot, extension = name.rpartition(".")
         beside = survey.labels.get(dot + extension.lower())
@@ -116,7 +121,7 @@ def masks_by_image(
         The name of an image -> names of its masks: {'a.jpg': ['a_mask.png', 'a_mask_1.png']}.
     """
     names = list(names)
-    if not _HAS_MASK_SUFFIX.search("\n".join(names)):  # at once, because folders can be large
+    if not may_have_mask_suffix(names):
         return {}
     by_stem = dict(_image_stems(names))
     by_base = {IMAGE_SUFFIX.sub("", stem): name for stem, name in by_stem.items()} | by_stem
@@ -126,6 +131,11 @@ def masks_by_image(
         if base != stem and by_base.get(base, name) != name:
             masks.setdefault(by_base[base], []).append(name)
     return masks
+
+
+def may_have_mask_suffix(names: Iterable[str]) -> bool:
+    """Whether any of the names of files may have a suffix of masks."""
+    return bool(_HAS_MASK_SUFFIX.search("\n".join(names)))  # at once: folders can be large
 
 
 def _image_stems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -148,7 +158,7 @@ def find_mask_folder(folders: Sequence[Path]) -> tuple[Path, Path] | None:
     """
     if not 2 <= len(folders) <= _MAX_COMPARED:
         return None
-    stems = {folder: _stems(folder) for folder in folders}
+    stems = {folder: remember(("stems", folder), partial(_stems, folder)) for folder in folders}
     for images, masks in permutations(folders, 2):
         common = sorted(stems[images].keys() & stems[masks].keys())
         most = max(len(stems[images]), len(stems[masks]))

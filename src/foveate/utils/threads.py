@@ -19,7 +19,9 @@ def one_thread() -> AbstractContextManager[Any]:
     The libraries are looked up again only after another package was imported; a look-up takes
     3 ms, as long as a small problem.
     """
-    return _controller(_PACKAGES.intersection(sys.modules)).limit(limits=1)
+    controller = _controller(_PACKAGES.intersection(sys.modules))
+    limited: AbstractContextManager[Any] = controller.limit(limits=1)
+    return limited
 
 
 @cache

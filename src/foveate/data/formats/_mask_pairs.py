@@ -16,7 +16,7 @@ from foveate.data.formats._mask_config import ImageFile, MaskConfig, read_config
 from foveate.data.formats._mask_files import ARRAYS, is_mask_file
 from foveate.data.issues import counted_issue
 from foveate.data.split_names import split_from_name, split_in_folders
-from foveate.data.survey import IMAGE_SUFFIX, MASK_SUFFIX, masks_by_image
+from foveate.data.survey import IMAGE_SUFFIX, MASK_SUFFIX, masks_by_image, may_have_mask_suffix
 from foveate.errors import DataError
 from foveate.types import Issue, IssueKind, Location, Split, remark
 from foveate.utils.paths import printable, relative_name
@@ -268,6 +268,8 @@ def _scan_across(root: Path) -> MaskConfig:
 
 def _have_mask_suffix(names: list[str]) -> bool:
     """Whether nearly all masks and images among file names have a suffix of masks."""
+    if not may_have_mask_suffix(names):
+        return False
     some = names[:: -(-len(names) // _NAMES_FIRST)] if len(names) > _NAMES_FIRST else names
     for own in (some, names) if len(names) > _NAMES_FIRST else (names,):
         files = [Path(name) for name in own]

@@ -21,6 +21,7 @@ HEAD = 262_144  # bytes that are read to recognize a file
 _EXTENSIONS = frozenset(
     {".json", ".xml", ".csv", ".jsonl", ".ndjson", ".manifest", ".labels", ".txt"}
 )
+_HAS_EXTENSION = re.compile(rf"(?:{'|'.join(map(re.escape, _EXTENSIONS))})$", re.I | re.M)
 _MAX_IN_FOLDER = 20  # files of one kind that a folder has; more belong to an image each
 _MAX_FILES = 60  # that are opened to recognize a format
 _MAX_NAME = 250  # characters of a file name
@@ -40,6 +41,8 @@ def files_by_extension(root: Path) -> dict[str, list[tuple[Path, list[str]]]]:
 def _files_by_extension(root: Path) -> dict[str, list[tuple[Path, list[str]]]]:
     found: dict[str, list[tuple[Path, list[str]]]] = {each: [] for each in _EXTENSIONS}
     for folder, names in walk_folders(root):
+        if not _HAS_EXTENSION.search("\n".join(names)):  # at once: folders can be large
+            continue
         own: dict[str, list[str]] = {}
         for name in names:
             extension = name[name.rfind(".") :].lower()
