@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+import foveate
 from conftest import stripe_image
 from foveate.api.continue_ import continue_
 from foveate.api.evaluate import evaluate
+from foveate.api.fit import pipeline
 from foveate.cli.main import _run
 from foveate.errors import RunError, UsageError
 from foveate.inference.predictor import load_predictor
@@ -94,6 +96,27 @@ def test_a_new_class_is_learned_beside_the_old_ones(first_run, plain, tmp_path):
     )
     assert any("before" in line and "after" in line for line in result.lines())
     assert set(load_predictor(run.folder, "cpu").classes) == {"lying", "upright", "plain"}
+
+
+def test_before_are_the_scores_of_the_earlier_run_itself(first_run, plain, tmp_path, monkeypatch):
+    """Not those of a head that has a row for the new class already, whatever that row answers."""
+    initialize = pipeline.initialize_from_run
+
+    def with_a_strong_new_row(model, recipe, run) -> None:
+        initialize(model, recipe, run)
+        model.head.linear.bias.data[-1] = 100
+
+    monkeypatch.setattr(pipeline, "initialize_from_run", with_a_strong_new_row)
+    result = continue_(first_run, plain, out=tmp_path / "run", settings={"training.epochs": 1})
+    val = read_run_table(Run(result.run)).in_split("val")
+    old = [sample for sample in val if sample.target.names != ("plain",)]
+    answers = foveate.predict(first_run, [sample.path for sample in old])
+    hits = [
+        answer.row()["prediction"] == sample.target.names[0]
+        for answer, sample in zip(answers, old, strict=True)
+    ]
+    assert result.numbers()["before_old"] == pytest.approx(np.mean(hits))
+    assert result.numbers()["before_new"] == 0.0
 
 
 def test_old_images_stay_in_their_splits(first_run, plain, tmp_path):

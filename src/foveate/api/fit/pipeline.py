@@ -15,6 +15,7 @@ from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.page import old_and_new_scores
 from foveate.api.evaluate.result import EvaluateResult
 from foveate.api.fit.calibration import calibrate, choose_operating_point, predict_for_job
+from foveate.api.fit.forgetting import scores_after, scores_before
 from foveate.data.grouping import find_groups
 from foveate.data.scan import without_images
 from foveate.data.splits import count_divided, split_table, subsample_shots
@@ -219,7 +220,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         TooLittleTime: Training cannot finish before the deadline of the job.
     """
     start = time.perf_counter()
-    before_parts = _old_and_new_scores(job)
+    before_parts = scores_before(job)
     frozen = job.model.frozen_tensors()
     before = weights_fingerprint(frozen) if frozen else ""
     job.run.record(fit_to_targets(job))
@@ -261,7 +262,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     chosen = choose_operating_point(job, temperature)
     result["operating_point"] = chosen and asdict(chosen)
     if before_parts:
-        result["parts"] = {"before": before_parts, "after": _old_and_new_scores(job)}
+        result["parts"] = {"before": before_parts, "after": scores_after(job)}
     job.run.finish(result)
     return FitResult(job.run.folder, _evaluate_splits(job, splits), result)
 
@@ -306,26 +307,6 @@ def _train(job: Job) -> TrainingResult:
         deadline=job.deadline,
     )
     return trainer.train()
-
-
-def _old_and_new_scores(job: Job) -> dict[str, dict[str, Any]]:
-    """The main metric on old and new validation images of a continued run: forgetting."""
-    run, dataset = open_earlier_run(job.recipe), job.dataset("val")
-    if run is None or not len(dataset):
-        return {}
-    predictions = predict_for_job(job, dataset)
-    scores = {
-        name: compute_scores(
-            [predictions[index] for index in indices],
-            [dataset.samples[index] for index in indices],
-            job.model,
-        )
-        for name, indices in old_and_new(dataset.samples, run).items()
-    }
-    return {
-        name: {"metric": each.main, **asdict(each.numbers[each.main])}
-        for name, each in scores.items()
-    }
 
 
 def _count_parameters(model: Model) -> dict[str, int]:
