@@ -15,10 +15,11 @@ from scipy.stats import ttest_rel
 
 import foveate
 from conftest import SHARED, make_stripes_folder
-from foveate.api.models.cross_validation import cross_validate, subsample_images
+from foveate.api.models.comparison import CandidateResult, _rank
+from foveate.api.models.cross_validation import CrossValidation, cross_validate, subsample_images
 from foveate.cli import main as cli
 from foveate.errors import DataError, UnknownName, UsageError, WeightsError
-from foveate.evaluation.intervals import paired_mean_difference
+from foveate.evaluation.intervals import Units, paired_mean_difference
 from foveate.modeling.classifiers.knn import knn_vote
 from foveate.predictions import Labels
 from foveate.types import Sample, Table
@@ -221,6 +222,21 @@ def test_the_paired_difference_uses_the_correlation_of_pairs():
     assert paired_mean_difference(first, first) == (0, 0, 0)
     assert paired_mean_difference(first, second) == paired_mean_difference(first, second)
     assert paired_mean_difference(second, first)[0] == -mean
+
+
+def test_accuracies_and_gaps_are_over_groups():
+    """Ten images of a patient are right or wrong together: a gap in two patients is noise."""
+    units = Units.of(np.repeat(range(12), 10).tolist())
+    best = np.ones(120, dtype=bool)
+    other = np.repeat(np.arange(12) >= 2, 10)
+    results = [
+        CandidateResult(None, CrossValidation(hits, hits, 0.1), each, 0.0)
+        for hits, each in ((best, units), (other, units), (other, Units.single(120)))
+    ]
+    _, by_group, by_image = _rank(results)
+    assert by_group.linear.groups == 12
+    assert by_group.linear.high - by_group.linear.low > by_image.linear.high - by_image.linear.low
+    assert (by_group.within_noise, by_image.within_noise) == (True, False)
 
 
 @pytest.mark.parametrize("shapes", [((3,), (4,)), ((3, 1), (3, 1)), ((0,), (0,))])

@@ -13,6 +13,7 @@ from PIL import Image
 import foveate
 from foveate.cli import main as cli
 from foveate.errors import DataError, UsageError
+from foveate.evaluation.intervals import Units
 from foveate.evaluation.retrieval import ranks, recall_at_cutoffs, relevance_matrix
 from foveate.modeling.backbones import family_of
 from test_clip import CONFIGS, save_model
@@ -53,12 +54,24 @@ def test_ranks_by_hand():
         1,
         1,
     ]  # the nearest of two relevant ones counts
-    assert [score.value for score in recall_at_cutoffs(np.array([0, 1, 5, 12]))] == [
+    assert [
+        score.value for score in recall_at_cutoffs(np.array([0, 1, 5, 12]), Units.single(4))
+    ] == [
         0.25,
         0.5,
         0.75,
     ]
     assert ranks(torch.zeros(3, 3), torch.eye(3, dtype=torch.bool)).tolist() == [2, 2, 2]
+
+
+def test_captions_of_an_image_count_as_one_unit():
+    """Five captions of an image are found together or not at all: 20 draws, not 100."""
+    found = np.repeat(np.random.default_rng(0).random(20) < 0.7, 5)
+    ranks_of_captions = np.where(found, 0, 20)
+    alone = recall_at_cutoffs(ranks_of_captions, Units.single(100))[0]
+    together = recall_at_cutoffs(ranks_of_captions, Units.of(np.repeat(range(20), 5).tolist()))[0]
+    assert (alone.value, alone.groups, together.groups) == (together.value, 0, 20)
+    assert together.high - together.low > 1.8 * (alone.high - alone.low)
 
 
 def test_a_shared_caption_matches_all_its_images():
@@ -123,6 +136,9 @@ def test_retrieval_in_both_directions_follows_the_embeddings(clip, captioned_ima
         13,
         12,
     )
+    # "a thing" belongs to two images, so that 13 captions are those of 12
+    groups = [result[name]["recall_1"]["groups"] for name in ("image_to_text", "text_to_image")]
+    assert groups == [0, 12]
 
 
 def test_a_text_query_finds_images(clip, captioned_images, capsys):

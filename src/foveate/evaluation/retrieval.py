@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.evaluation.intervals import wilson
+from foveate.evaluation.intervals import Units
+from foveate.evaluation.proportions import proportion
 from foveate.types import Score
 
 CUTOFFS = (1, 5, 10)
@@ -35,10 +36,14 @@ def ranks(similarities: Tensor, relevant: Tensor) -> np.ndarray:
     return counts
 
 
-def recall_at_cutoffs(ranks: np.ndarray) -> list[Score]:
-    """Return the recall at 1, 5 and 10 with Wilson intervals; `ranks` are (Q,), 0 for the best."""
-    hits = [int((ranks < cutoff).sum()) for cutoff in CUTOFFS]
-    return [Score(count / len(ranks), *wilson(count, len(ranks)), len(ranks)) for count in hits]
+def recall_at_cutoffs(ranks: np.ndarray, units: Units) -> list[Score]:
+    """Return the recall at 1, 5 and 10 with intervals.
+
+    Args:
+        ranks: (Q,), 0 for the best.
+        units: Of the queries; captions of one image belong together.
+    """
+    return [proportion(ranks < cutoff, units) for cutoff in CUTOFFS]
 
 
 def cosine_similarities(images: Tensor, captions: Tensor) -> Tensor:

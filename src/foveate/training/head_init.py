@@ -14,7 +14,8 @@ import numpy as np
 
 from foveate.data.splits import group_folds
 from foveate.data.tables import strata
-from foveate.evaluation.intervals import wilson
+from foveate.evaluation.intervals import Units
+from foveate.evaluation.proportions import proportion
 from foveate.inference.features import head_features
 from foveate.messages import Message
 from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold
@@ -51,10 +52,8 @@ class OutOfFold:
     probabilities: np.ndarray
     labels: np.ndarray
 
-    def accuracy(self) -> Score:
-        hits, count = self.probabilities.argmax(1) == self.labels, len(self.labels)
-        correct = int(hits.sum())
-        return Score(correct / count, *wilson(correct, count), count)
+    def accuracy(self, units: Units) -> Score:
+        return proportion(self.probabilities.argmax(1) == self.labels, units)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     probabilities = out_of_fold(
         known.rotated, targets, folds, solution.strength, False, initial=solution
     )
-    audit = _audit_rows(OutOfFold(probabilities, classes), by_group)
+    audit = _audit_rows(OutOfFold(probabilities, classes), by_group, Units.of(groups))
     return HeadFit(decisions, audit, by_group, unlike)
 
 
@@ -154,11 +153,11 @@ def _targets(job: Job, samples: Sequence[Sample]) -> np.ndarray:
     return standardized[:, None] / float(head.target_deviation)
 
 
-def _audit_rows(random: OutOfFold, by_group: OutOfFold) -> list[dict[str, Any]]:
+def _audit_rows(random: OutOfFold, by_group: OutOfFold, units: Units) -> list[dict[str, Any]]:
     """Compare the same probe in folds that divide groups and in folds that do not."""
     rows = []
     for (name, meaning), result in ((_RANDOM_FOLDS, random), (_GROUP_FOLDS, by_group)):
-        score = result.accuracy()
+        score = result.accuracy(units)
         log.info(f"accuracy of a probe on the training images, {name} ({meaning}): {score}")
         rows.append({"name": name.row(), "score": asdict(score), "meaning": meaning.row()})
     return rows

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from foveate.api.models.core import (
@@ -28,7 +27,8 @@ from foveate.api.models.cross_validation import (
 from foveate.data.grouping import find_groups
 from foveate.data.tables import label_names, require_single_label
 from foveate.errors import DataError, FoveateError, HubUnreachable, UsageError, WeightsError
-from foveate.evaluation.intervals import paired_mean_difference, wilson
+from foveate.evaluation.intervals import Units, paired_mean_difference
+from foveate.evaluation.proportions import proportion
 from foveate.inference.engine import scan_with_progress
 from foveate.inference.features import backbone_features
 from foveate.messages import counted
@@ -68,6 +68,7 @@ class CandidateResult:
     Attributes:
         candidate: The backbone and its weights.
         scores: Out-of-fold results on the images.
+        units: Of the images, over which intervals are computed: groups, where there are any.
         seconds: Time of features and classifiers; cached features take hardly any.
         gap: How much more accurate the linear classifier of the best candidate is on the same
             images: value, and lower and upper end of its 95 % interval.
@@ -75,6 +76,7 @@ class CandidateResult:
 
     candidate: Candidate
     scores: CrossValidation
+    units: Units
     seconds: float
     gap: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -85,11 +87,11 @@ class CandidateResult:
 
     @property
     def linear(self) -> Score:
-        return _accuracy(self.scores.linear)
+        return proportion(self.scores.linear, self.units)
 
     @property
     def knn(self) -> Score:
-        return _accuracy(self.scores.knn)
+        return proportion(self.scores.knn, self.units)
 
     @property
     def row(self) -> list[str]:
@@ -117,11 +119,6 @@ class CandidateResult:
             "gap_to_best": dict(zip(("value", "low", "high"), self.gap, strict=True)),
             "within_noise": self.within_noise,
         }
-
-
-def _accuracy(correct: np.ndarray) -> Score:
-    count = len(correct)
-    return Score(float(correct.mean()), *wilson(int(correct.sum()), count), count)
 
 
 @dataclass(frozen=True)
@@ -266,19 +263,20 @@ def _evaluate_candidates(
     skipped: list[tuple[Candidate, str]],
 ) -> Iterator[CandidateResult]:
     """Evaluate the candidates one after the other; images are read once for every input size."""
-    scanned, folds, side = None, None, 0
+    scanned, folds, units, side = None, None, Units.single(0), 0
     for candidate, model in _open_models(candidates, recipe, table.classes, skipped):
         if scanned is None or side != model.backbone.input.size:
             scanned, side = scan_with_progress(table, model, recipe.data), model.backbone.input.size
             table = scanned.table
         if folds is None:
-            folds = assign_folds(table, find_groups(scanned, recipe.data).names, recipe.seed)
+            groups = find_groups(scanned, recipe.data).names
+            folds, units = assign_folds(table, groups, recipe.seed), Units.of(groups)
         measure_normalization(model, table.samples, scanned.cache, recipe.data)
         start = time.perf_counter()
         with console.progress(len(table.samples), candidate.info.name) as bar:
             features = backbone_features(model, scanned, recipe, device, bar.advance)
         scores = cross_validate(features, one_hot_targets(table), folds)
-        yield CandidateResult(candidate, scores, time.perf_counter() - start)
+        yield CandidateResult(candidate, scores, units, time.perf_counter() - start)
 
 
 def _open_models(
@@ -315,5 +313,6 @@ def _rank(results: list[CandidateResult]) -> list[CandidateResult]:
     )
     best = order[0].scores.linear
     return [
-        replace(result, gap=paired_mean_difference(best, result.scores.linear)) for result in order
+        replace(result, gap=paired_mean_difference(best, result.scores.linear, result.units))
+        for result in order
     ]

@@ -17,6 +17,7 @@ from foveate.data.image_cache import ImageCache, rendering_of
 from foveate.data.loading import even_slices
 from foveate.data.scan import drop_unreadable
 from foveate.errors import DataError, UsageError
+from foveate.evaluation.intervals import Units
 from foveate.evaluation.retrieval import (
     CUTOFFS,
     cosine_similarities,
@@ -171,8 +172,11 @@ def measure_recall(index: Index) -> RetrieveResult:
     captions = list(dict.fromkeys(caption for own in captions_of for caption in own))
     similarities = cosine_similarities(index.images, _embed_text(index.backbone, captions))
     relevant = relevance_matrix(captions_of, captions)
-    image_to_text = recall_at_cutoffs(ranks(similarities, relevant))
-    text_to_image = recall_at_cutoffs(ranks(similarities.T, relevant.T))
+    groups = [sample.group or sample.key for sample in index.samples]
+    first_image = relevant.int().argmax(0).tolist()
+    of_captions = Units.of([groups[image] for image in first_image])
+    image_to_text = recall_at_cutoffs(ranks(similarities, relevant), Units.of(groups))
+    text_to_image = recall_at_cutoffs(ranks(similarities.T, relevant.T), of_captions)
     return RetrieveResult(
         index.name,
         {
