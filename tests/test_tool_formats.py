@@ -929,7 +929,7 @@ def test_masks_survive_the_command(tmp_path, tool):
     content = {"images": [image], "annotations": [{**box, "segmentation": rle}]}
     write_json(tmp_path / "in" / "coco.json", {**content, "categories": [{"id": 1, "name": "x"}]})
     result = foveate.convert(tmp_path / "in", tool, tmp_path / "out")
-    assert (result.boxes, result.notes) == ({"x": 1}, ())
+    assert (result.counts, result.notes) == ({"x": 1}, ())
     target = read_table(tmp_path / "out").samples[0].target
     assert (decode_rle(target.masks[0]) == mask).all()
 

@@ -137,6 +137,10 @@ class Boxes:
         scores: (N,) float32 in [0, 1]; None in a target.
         crowd: (N,) bool, COCO's iscrowd: boxes around a group, ignored when matching.
         masks: N masks of the size of the original; None if only boxes are known.
+        keypoints: N arrays (P, 3) float32 of P points: x and y in pixels of the upright original,
+            and whether the point is not labeled (0), hidden (1) or visible (2). P depends on the
+            class, and is 0 for an object without points. None if no object has points. They are
+            kept for `foveate convert`; training and scores do not use them.
         dropped_text: How to report boxes that `in_classes` drops.
     """
 
@@ -145,6 +149,7 @@ class Boxes:
     scores: np.ndarray | None = None
     crowd: np.ndarray | None = None
     masks: tuple[RLE, ...] | None = None
+    keypoints: tuple[np.ndarray, ...] | None = None
     dropped_text: ClassVar[str] = "{count:box|boxes} left out"
 
     def row(self, classes: tuple[str, ...], multilabel: bool = False) -> dict[str, Any]:
@@ -167,13 +172,15 @@ class Boxes:
 
     def select(self, kept: np.ndarray) -> Boxes:
         """Return some of the objects. `kept`: (N,) bool."""
-        names, masks = np.array(self.names, dtype=object), self.masks
+        names, masks, points = np.array(self.names, dtype=object), self.masks, self.keypoints
+        indices = np.flatnonzero(kept)
         return Boxes(
             xyxy=self.xyxy[kept],
             names=tuple(names[kept]),
             scores=None if self.scores is None else self.scores[kept],
             crowd=None if self.crowd is None else self.crowd[kept],
-            masks=None if masks is None else tuple(masks[i] for i in np.flatnonzero(kept)),
+            masks=None if masks is None else tuple(masks[i] for i in indices),
+            keypoints=None if points is None else tuple(points[i] for i in indices),
         )
 
 

@@ -223,6 +223,24 @@ def _literal(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Skeleton:
+    """The keypoints that the objects of a class have.
+
+    Attributes:
+        class_name: The class.
+        names: Names of the points, in their order; empty if the data do not state them.
+        edges: Indices of the two points of each line that is drawn.
+        mirrored: For each point the index of the one that it becomes in a mirrored image, such as
+            the right eye for the left one; empty if the data do not state it.
+    """
+
+    class_name: str
+    names: tuple[str, ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
+    mirrored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """A dataset as its format reads it.
 
@@ -233,6 +251,7 @@ class Table:
         root: What the keys of samples are relative to.
         multilabel: Whether an image may have several classes, or none.
         notes: Remarks for the user: what was skipped or assumed.
+        skeletons: The keypoints of classes, where the data state them.
     """
 
     samples: tuple[Sample, ...]
@@ -241,6 +260,7 @@ class Table:
     root: Path
     multilabel: bool = False
     notes: tuple[Issue, ...] = ()
+    skeletons: tuple[Skeleton, ...] = ()
 
     def in_split(self, split: Split) -> tuple[Sample, ...]:
         """Return the samples of a split."""

@@ -56,6 +56,7 @@ class Command:
         flags: Names of options that differ from the parameter's.
         types: Types that the annotation does not express, such as a range.
         registries: Folders of plug-ins whose names are listed as values of an option.
+        values: Functions that return the values of an option, where these have to be imported.
         recipe_options: Short options of the recipe.
         defaults: Their defaults, where they are not those of the recipe.
         extra: Options that the function does not have.
@@ -69,6 +70,7 @@ class Command:
     flags: Mapping[str, str] = field(default_factory=dict)
     types: Mapping[str, Any] = field(default_factory=dict)
     registries: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
     recipe_options: Collection[str] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
     extra: Collection[click.Option] = ()
@@ -155,6 +157,8 @@ class Command:
         default = self.parameters[name].default
         if default is inspect.Parameter.empty:  # click adds that it is required
             default = None
+        if name in self.values:
+            text = f"{text.rstrip('.')}. One of: {', '.join(self.values[name]())}"
         return self._describe(text, folder, default, range_)
 
     def _describe(self, text: str, folder: str | None, default: Any, range_: str = "") -> str:

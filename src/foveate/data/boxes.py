@@ -44,12 +44,14 @@ class RawBoxes:
         names: Class names.
         crowd: Whether it is a crowd.
         masks: COCO's `segmentation` of each object, or None.
+        keypoints: Points as in `Boxes`, or None.
     """
 
     xyxy: list[tuple[float, float, float, float]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     masks: list[object] = field(default_factory=list)
+    keypoints: list[np.ndarray | None] = field(default_factory=list)
 
     def add(
         self,
@@ -57,12 +59,14 @@ class RawBoxes:
         name: str,
         crowd: bool = False,
         mask: object = None,
+        keypoints: np.ndarray | None = None,
     ) -> None:
         """Append an object."""
         self.xyxy.append(corners)
         self.names.append(name)
         self.crowd.append(crowd)
         self.masks.append(mask)
+        self.keypoints.append(keypoints)
 
 
 def validate_boxes(raw: RawBoxes, size: tuple[int, int]) -> tuple[Boxes, Counter[IssueKind]]:
@@ -100,6 +104,7 @@ def validate_boxes(raw: RawBoxes, size: tuple[int, int]) -> tuple[Boxes, Counter
         names=tuple(names.tolist()),
         crowd=crowd,
         masks=_valid_masks(raw.masks, indices, size),
+        keypoints=_kept_keypoints(raw.keypoints, indices),
     )
     return boxes, +problems
 
@@ -108,7 +113,9 @@ def revalidate_boxes(boxes: Boxes, size: tuple[int, int]) -> tuple[Boxes, Counte
     """Validate boxes again, for an image of another `size` (H, W); crowds are not counted twice."""
     crowd = [False] * len(boxes.names) if boxes.crowd is None else boxes.crowd.tolist()
     corners = [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.xyxy.tolist()]
-    raw = RawBoxes(corners, list(boxes.names), crowd, list(boxes.masks or ()))
+    raw = RawBoxes(
+        corners, list(boxes.names), crowd, list(boxes.masks or ()), list(boxes.keypoints or ())
+    )
     again, problems = validate_boxes(raw, size)
     del problems[CROWD]
     return again, problems
@@ -124,6 +131,17 @@ def _valid_masks(
         mask for index in indices if (mask := parse_segmentation(stated[index], size)) is not None
     ]
     return tuple(valid) if len(valid) == len(indices) else None
+
+
+def _kept_keypoints(
+    stated: Sequence[np.ndarray | None], indices: np.ndarray
+) -> tuple[np.ndarray, ...] | None:
+    """The keypoints of the objects at `indices`; None if no object has any."""
+    if all(points is None or not len(points) for points in stated):
+        return None
+    none = np.zeros((0, 3), dtype=np.float32)
+    kept = (stated[index] for index in indices)
+    return tuple(none if points is None else points for points in kept)
 
 
 def _has_area(xyxy: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 
 def write_image(pixels: np.ndarray, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write (H, W, 3) uint8 to a file.
+    """Write (H, W, 3) uint8 to a file; or a mask, (H, W) uint8 or uint16.
 
     Args:
         pixels: The image.

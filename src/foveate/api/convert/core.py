@@ -1,4 +1,4 @@
-"""convert DATA: the same images and boxes in another format."""
+"""convert DATA: the same images and labels in another format."""
 
 from __future__ import annotations
 
@@ -7,20 +7,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from foveate.api.convert.comparison import compare_tables
 from foveate.data.boxes import revalidate_boxes
-from foveate.data.formats import Format, read_table, writer
+from foveate.data.formats import FORMATS, Format, choose_format, read_table, writable, writer
 from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.images.codec import read_size
 from foveate.messages import counted
-from foveate.predictions import Boxes
-from foveate.types import Issue, IssueKind, Split, Table, remark
+from foveate.predictions import Boxes, Labels, Number, Regions, Text
+from foveate.types import Issue, IssueKind, Sample, Split, Table, remark
 from foveate.utils import log
 from foveate.utils.files import atomic_write, require_free
 from foveate.utils.invocation import shell_command
+from foveate.utils.paths import printable
 
 _SPLITS: tuple[Split | None, ...] = ("train", "val", "test", None)
 _UNREADABLE = IssueKind("unreadable_images_skipped", "unreadable images, skipped", "error", "files")
+_UNREADABLE_MASK = IssueKind(
+    "unreadable_masks_skipped", "images whose mask cannot be read, skipped", "error", "files"
+)
+_KINDS: dict[type, str] = {
+    Labels: "labels",
+    Boxes: "boxes",
+    Regions: "masks",
+    Number: "numbers",
+    Text: "captions",
+}
 
 
 @dataclass(frozen=True)
@@ -30,65 +44,82 @@ class ConvertResult:
     Attributes:
         folder: The new folder.
         format: Its format.
+        kind: What is annotated: "labels", "boxes", "masks", "numbers" or "captions".
         images: Number of images by split.
-        boxes: Number of boxes by class, in the order of the classes.
-        notes: Problems of the data.
+        counts: By class, in the order of the classes: how many images have the label, how many
+            boxes there are, or how many masks have pixels of it. Empty without classes.
+        notes: Problems of the data, and what is lost.
+        command: The command to go on with.
     """
 
     folder: Path
     format: str
+    kind: str
     images: dict[str, int]
-    boxes: dict[str, int]
+    counts: dict[str, int]
     notes: tuple[str, ...] = field(default=())
+    command: str = ""
 
     def numbers(self) -> dict[str, Any]:
-        counts = {"images": self.images, "boxes": self.boxes}
         return {
             "folder": str(self.folder),
             "format": self.format,
-            **counts,
+            "images": self.images,
+            self.kind: self.counts,
             "notes": list(self.notes),
         }
 
     def lines(self) -> list[str]:
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
         images = counted(sum(self.images.values()), "image", "images")
-        boxes = counted(sum(self.boxes.values()), "box", "boxes")
-        classes = counted(len(self.boxes), "class", "classes")
+        what = self.kind
+        if self.counts:
+            boxes = counted(sum(self.counts.values()), "box", "boxes")
+            classes = counted(len(self.counts), "class", "classes")
+            what = f"{boxes if self.kind == 'boxes' else self.kind} of {classes}"
         return [
-            f"{self.folder}: {images} ({splits}), {boxes} of {classes}, read back and counted",
-            f"next: {shell_command('fit', self.folder)}",
+            f"{self.folder}: {images} ({splits}), {what}, read back and compared",
+            f"next: {self.command}",
         ]
 
 
-def read_boxes(data: Path, to: str, out: Path, format: str, allow_outside: bool) -> Table:
+def read_data(data: Path, to: str, out: Path, format: str, allow_outside: bool) -> Table:
     """Read the data to convert.
 
     Raises:
-        UsageError: It has no boxes, or the target cannot be written.
+        UsageError: The target cannot be written, or cannot hold these data.
+        DataError: The data cannot be read.
     """
-    writer(to)
+    target = writer(to)
     require_separate_folder(data, out)
-    table = fit_boxes(read_table(data, format, allow_outside=allow_outside))
+    table = read_table(data, format, target.writes, allow_outside=allow_outside)
+    _require_target(table, to, target)
     if format == "auto":
         images = counted(len(table.samples), "image", "images")
         classes = counted(len(table.classes), "class", "classes")
-        log.choice("format", table.format, f"{images}, {classes}")
-    return table
+        log.choice("format", table.format, f"{images}, {classes}" if table.classes else images)
+    return _readable(table)
 
 
 def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
-    """Write the data, and read it back; keep it only if it holds the same boxes."""
+    """Write the data, and read it back; keep it only if it is the same.
+
+    Raises:
+        UsageError: The target cannot hold these data.
+        DataError: What was written is not the same.
+    """
     target = writer(to)
     with atomic_write(out) as partial:
         partial.mkdir()
-        notes = (*table.notes, *target.write(table, partial))
-        again = read_back(target, partial, out)
-        notes += lost_masks(table, again)
-        require_same_boxes(table, again)
+        notes = (*table.notes, *_painted_notes(table), *target.write(table, partial))
+        again = _read_back(to, partial, out)
+        notes += compare_tables(table, again, out)
+        command = shell_command("fit", out, *_format_option(to, partial))
+        images, counts = count_by_split(again), count_by_class(again)
     for note in notes:
         log.warning(note)
-    return ConvertResult(out, to, *count_by_split_and_class(again), tuple(map(str, notes)))
+    kind = _KINDS[type(table.samples[0].target)]
+    return ConvertResult(out, to, kind, images, counts, tuple(map(str, notes)), command)
 
 
 def require_separate_folder(data: Path, out: Path) -> None:
@@ -101,84 +132,103 @@ def require_separate_folder(data: Path, out: Path) -> None:
         )
 
 
-def fit_boxes(table: Table) -> Table:
-    """Drop unreadable images, and clip boxes to the actual size of each image.
+def _require_target(table: Table, to: str, target: Format) -> None:
+    """Refuse data whose targets the format does not write."""
+    if not table.samples:
+        raise UsageError("there is no image to convert", where=table.root)
+    types = {type(sample.target) for sample in table.samples}
+    if types <= set(target.writes):
+        return
+    (kind, *_) = types - set(target.writes)
+    named = _KINDS.get(kind, "no labels")
+    written = ", ".join(_KINDS[each] for each in target.writes)
+    others = ", ".join(writable(kind)) if kind in _KINDS else ""
+    raise UsageError(
+        f"the format {to!r} holds {written}, and these data have {named}",
+        where=printable(table.root),
+        why=f"they are read as {FORMATS.get(table.format).summary}",
+        hint=f"convert them to one of: {others}; or name another format of the data with --format"
+        if others
+        else "name another format of the data with --format",
+    )
+
+
+def _readable(table: Table) -> Table:
+    """Drop unreadable images and masks, and clip boxes to the actual size of each image.
 
     Annotations may state other sizes.
     """
-    issues, samples = IssueLog(), []
-    if not table.samples:
-        raise UsageError("there is no image to convert", where=table.root)
+    issues, samples = IssueLog(), list[Sample]()
     for sample in table.samples:
-        if not isinstance(sample.target, Boxes):
-            why = f"this is {table.format!r} data, without boxes"
-            raise UsageError(
-                "only boxes can be converted",
-                where=table.root,
-                why=why,
-                hint="name another format with --format",
-            )
         try:
-            boxes, problems = revalidate_boxes(sample.target, read_size(sample.source))
+            size = read_size(sample.source)
         except BrokenImage:
             issues.add(_UNREADABLE, sample.key)
             continue
-        for problem, count in problems.items():
-            issues.add(problem, sample.key, count)
-        samples.append(replace(sample, target=boxes))
+        if isinstance(sample.target, Boxes):
+            boxes, problems = revalidate_boxes(sample.target, size)
+            for problem, count in problems.items():
+                issues.add(problem, sample.key, count)
+            sample = replace(sample, target=boxes)
+        elif isinstance(sample.target, Regions):
+            try:
+                sample.target.mask  # noqa: B018  # a mask that cannot be read is found now
+            except BrokenImage as error:
+                issues.add(_UNREADABLE_MASK, sample.key, why=error.why or error.what)
+                continue
+        samples.append(sample)
+    if not samples:
+        raise DataError(
+            "none of the images can be read",
+            where=printable(table.root),
+            why="; ".join(map(str, issues.issues())),
+        )
     return replace(table, samples=tuple(samples), notes=(*table.notes, *issues.issues()))
 
 
-def read_back(target: Format, partial: Path, out: Path) -> Table:
+def _read_back(to: str, partial: Path, out: Path) -> Table:
     """Read what was written. Raises DataError naming `out` if that fails."""
     try:
-        return target.read(partial)
+        return read_table(partial, to)
     except DataError as error:
-        why = str(error)
+        why = str(error).replace(str(partial), str(out))
         raise DataError(
-            "what was written cannot be read again",
-            where=out,
+            "what was written could not be read again, so nothing was kept",
+            where=printable(out),
             why=why,
-            hint="a bug: please report it",
+            hint="choose another format with --to",
         ) from None
 
 
-def require_same_boxes(table: Table, again: Table) -> None:
-    """Raise DataError if the boxes differ; splits may: in YOLO every image has one."""
-    (_, before), (_, after) = count_by_split_and_class(table), count_by_split_and_class(again)
-    if (
-        before != after
-        or table.classes != again.classes
-        or len(table.samples) != len(again.samples)
-    ):
-        why = f"boxes before: {before}, after: {after}"
-        raise DataError(
-            "the new data would not hold the same boxes",
-            where=again.root,
-            why=why,
-            hint="a bug: please report it",
-        )
+def _painted_notes(table: Table) -> tuple[Issue, ...]:
+    if not FORMATS.get(table.format).is_painted:
+        return ()
+    text = "objects become areas of their classes: which pixels belong to which object is lost"
+    return (remark("objects_unsupported", text),)
 
 
-def lost_masks(table: Table, again: Table) -> tuple[Issue, ...]:
-    before, after = (
-        sum(len(getattr(sample.target, "masks", None) or ()) for sample in each.samples)
-        for each in (table, again)
-    )
-    text = "{count:mask|masks} of objects not written: in this format Foveate writes boxes only"
-    return (remark("masks_unsupported", text, count=before - after),) if before > after else ()
+def _format_option(to: str, folder: Path) -> tuple[str, ...]:
+    """The option that reads a folder in a format; none where it is read so without."""
+    try:
+        is_clear = choose_format(folder) == to
+    except DataError:
+        is_clear = False
+    return () if is_clear else ("--format", to)
 
 
-def count_by_split_and_class(table: Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the number of images by split, and of boxes by class."""
+def count_by_split(table: Table) -> dict[str, int]:
     splits = Counter(sample.split for sample in table.samples)
-    names = Counter(
-        name
-        for sample in table.samples
-        if isinstance(sample.target, Boxes)
-        for name in sample.target.names
-    )
-    by_split: dict[str, int] = {
-        split or "no split": splits[split] for split in _SPLITS if splits[split]
-    }
-    return by_split, {name: names[name] for name in table.classes}
+    return {split or "no split": splits[split] for split in _SPLITS if splits[split]}
+
+
+def count_by_class(table: Table) -> dict[str, int]:
+    """Count the boxes, labels, or masks with pixels of each class."""
+    names = Counter[str]()
+    for sample in table.samples:
+        target = sample.target
+        if isinstance(target, Boxes | Labels):
+            names.update(target.names)
+        elif isinstance(target, Regions):
+            present = np.unique(target.mask).tolist()
+            names.update(table.classes[index] for index in present if index >= 0)
+    return {name: names[name] for name in table.classes}

@@ -3,4 +3,16 @@
 from foveate.api.convert import convert
 from foveate.cli.command import Command
 
-COMMAND = Command(convert, "foveate convert bccd --to coco --out bccd_coco", options=("to", "out"))
+
+def _writable() -> list[str]:
+    from foveate.data.formats import writable
+
+    return writable()
+
+
+COMMAND = Command(
+    convert,
+    "foveate convert bccd --to coco --out bccd_coco",
+    options=("to", "out"),
+    values={"to": _writable},
+)

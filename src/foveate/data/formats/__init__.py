@@ -1,7 +1,7 @@
 """Dataset formats: how images and annotations are stored on disk.
 
-A format weighs how well it fits a path (`sniff`) and reads it as a Table (`read`). Some can be
-written as well (`write`), for `foveate convert`.
+A format weighs how well it fits a path (`sniff`) and reads it as a Table (`read`). Those that state
+for which targets (`writes`) can be written as well (`write`), for `foveate convert`.
 """
 
 from __future__ import annotations
@@ -60,14 +60,18 @@ class Format(ABC):
     Attributes:
         summary: What it is, in a few words ("a folder per class"); printed with the guess.
         target: The type of the targets that it reads; None = any.
+        writes: The types of targets that it can write; empty if it can only be read.
         outlines: Whether its boxes may have masks, which the format `outlines` paints.
+        is_painted: Whether its regions are made of objects, which they no longer tell apart.
         takes_column: Whether it reads the column of a table that the user names.
         column: That column; "" = found by its name.
     """
 
     summary: ClassVar[str]
     target: ClassVar[type | None] = None
+    writes: ClassVar[tuple[type, ...]] = ()
     outlines: ClassVar[bool] = False
+    is_painted: ClassVar[bool] = False
     takes_column: ClassVar[bool] = False
     column: str = ""
 
@@ -91,11 +95,19 @@ class Format(ABC):
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write a dataset into `folder`, which is empty; images are copied.
 
+        What was written is read again and compared (`foveate.api.convert`). That finds what the
+        format cannot represent, and says it.
+
+        Args:
+            table: The dataset: targets of a type in `writes`, and images and masks that can be
+                read.
+            folder: Where to write.
+
         Returns:
-            Notes on what the format cannot represent.
+            Notes on what was changed, such as names of images.
 
         Raises:
-            UsageError: The format cannot be written.
+            UsageError: The format cannot be written, or not for these data.
         """
         raise UsageError(
             "this format cannot be written",
@@ -107,9 +119,10 @@ class Format(ABC):
 FORMATS: Registry[Format] = Registry("foveate.data.formats", Format, "format")
 
 
-def writable() -> list[str]:
-    """Return the names of the formats that can be written."""
-    return [name for name in FORMATS.names() if FORMATS.get(name).write is not Format.write]
+def writable(target: type | None = None) -> list[str]:
+    """Return the names of the formats that can be written, for any or for one type of targets."""
+    written = {name: FORMATS.get(name).writes for name in FORMATS.names()}
+    return [name for name, types in written.items() if (target in types if target else types)]
 
 
 def writer(name: str) -> Format:
@@ -154,7 +167,7 @@ def read_table(
         raise UsageError("the path does not exist", where=path, hint=hint)
     with remember_folders():
         if name == "auto":
-            choose = partial(_format_with_column, column=column) if column else _choose_format
+            choose = partial(_format_with_column, column=column) if column else choose_format
             name = choose(path, accepted)
         format = _with(name, column)
         if column and not format.takes_column:
@@ -203,8 +216,16 @@ def sniff_format(name: str, path: Path) -> Reading | None:
     return remember(("reading", name, path), lambda: FORMATS.get(name)().sniff(path))
 
 
-def _choose_format(path: Path, accepted: tuple[type, ...]) -> str:
-    """The format that fits best. Raises DataError if none fits, or it is doubtful which."""
+def choose_format(path: Path, accepted: tuple[type, ...] = ()) -> str:
+    """Return the name of the format that fits a path best.
+
+    Args:
+        path: The path.
+        accepted: As of `read_table`.
+
+    Raises:
+        DataError: None fits, or it is doubtful which.
+    """
     readings = sniff_formats(path)
     if not readings:
         raise no_format_fits(path, FORMATS.names())
@@ -310,11 +331,12 @@ def _describe(path: Path, name: str, column: str) -> str:
         more = ", ..." if len(table.classes) > _EXAMPLES else ""
         parts.append(f"{counted(len(table.classes), 'class', 'classes')} ({names}{more})")
     step = max(1, len(table.samples) // _EXAMPLES)
-    examples = [_example(sample) for sample in table.samples[::step][:_EXAMPLES]]
+    examples = [describe_sample(sample) for sample in table.samples[::step][:_EXAMPLES]]
     return ", ".join(parts) + "; for example " + ", ".join(examples)
 
 
-def _example(sample: Sample) -> str:
+def describe_sample(sample: Sample) -> str:
+    """Return the name of an image and what it has, in a few words: "a.png: 2 boxes"."""
     target, name = sample.target, _short(sample.key)
     if isinstance(target, Labels):
         return f"{name}: {_short('|'.join(target.names)) or 'no class'}"

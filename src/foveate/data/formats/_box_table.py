@@ -19,6 +19,7 @@ from foveate.types import (
     IssueKind,
     Location,
     Sample,
+    Skeleton,
     Split,
     StoredImage,
     Table,
@@ -63,6 +64,7 @@ class BoxTableBuilder:
         notes: Further notes.
         samples: The images so far, by key.
         stated: Number of boxes before validation.
+        skeletons: The keypoints of classes, by class.
     """
 
     root: Path
@@ -70,6 +72,7 @@ class BoxTableBuilder:
     notes: list[Issue] = field(default_factory=list)
     samples: dict[str, Sample] = field(default_factory=dict)
     stated: int = 0
+    skeletons: dict[str, Skeleton] = field(default_factory=dict)
 
     def add_image(
         self,
@@ -201,7 +204,14 @@ class BoxTableBuilder:
                 why="none of the images has an annotated object",
                 id="no_classes",
             )
-        return Table(samples=samples, classes=names, format=format, root=self.root, notes=notes)
+        return Table(
+            samples=samples,
+            classes=names,
+            format=format,
+            root=self.root,
+            notes=notes,
+            skeletons=tuple(self.skeletons.values()),
+        )
 
 
 def _exists(image: Path | StoredImage) -> bool:

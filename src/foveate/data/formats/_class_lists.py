@@ -90,11 +90,7 @@ def make_class_list(
         DataError: There are no names, an empty one, or one twice.
     """
     plain = {value: name.strip().removeprefix("-").strip() for value, name in names.items()}
-    void = {
-        value
-        for value, name in names.items()
-        if name.strip().startswith("-") or plain[value].casefold() in _VOID
-    }
+    void = {value for value, name in names.items() if is_ignored_name(name)}
     all_ignored = frozenset({*void, *ignored})
     kept = [name for value, name in plain.items() if value not in all_ignored]
     if not kept:
@@ -110,6 +106,12 @@ def make_class_list(
         )
     packed = {pack_color(*color): value for value, color in zip(names, colors, strict=False)}
     return ClassList(plain, all_ignored, source, packed)
+
+
+def is_ignored_name(name: str) -> bool:
+    """Whether a class of this name is ignored: void, and names that start with '-'."""
+    plain = name.strip()
+    return plain.startswith("-") or plain.casefold() in _VOID
 
 
 def pack_color(red: int, green: int, blue: int) -> int:

@@ -191,7 +191,7 @@ def _lines(*patterns: bytes) -> re.Pattern[bytes]:
 
 _TEXT, _ANY = (".txt",), re.compile(rb"")
 _EIGHT = rb" ".join([_NUMBER] * 8)
-_DOTA_LINE = _EIGHT + rb" [^\s\d]\S* [0-2]"
+_DOTA_LINE = _EIGHT + rb" [^\s\d.+-]\S* [0-2]"
 NUMBER_LISTS = Export(
     "Caffe (a list of paths and numbers of classes)",
     _TEXT,

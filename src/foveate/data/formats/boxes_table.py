@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.formats import Format, Reading
-from foveate.data.formats._box_export import copy_images, write_classes
 from foveate.data.formats._box_table import BoxTableBuilder, order_classes
+from foveate.data.formats._image_export import copy_images, write_classes
 from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.formats._object_lists import parse_objects
 from foveate.data.formats._table_files import find_tables, fit_of_tables
@@ -53,6 +53,7 @@ class BoxesTable(Format):
 
     summary: ClassVar[str] = "a table of boxes"
     target: ClassVar[type | None] = Boxes
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def sniff(self, path: Path) -> Reading | None:
         """A table with a path, a label and four corners."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from foveate.data.discovery import EXTENSIONS, extension_of
 from foveate.data.formats import Format, Reading
+from foveate.data.formats._table_export import write_table
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow, drop_missing, partial_split_notes
 from foveate.data.issues import skip_and_record
@@ -42,6 +43,7 @@ class Captions(Format):
 
     summary: ClassVar[str] = "a table of paths and captions"
     target: ClassVar[type | None] = Text
+    writes: ClassVar[tuple[type, ...]] = (Text,)
 
     def sniff(self, path: Path) -> Reading | None:
         """A table with a path and a text, or a folder with such tables."""
@@ -70,6 +72,15 @@ class Captions(Format):
             Sample(row.path, row.key, Text(row.sentences), row.split, row.group) for row in rows
         )
         return Table(samples, (), "captions", root, notes=tuple(notes))
+
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write captions.csv, with a row for each sentence, and images/."""
+        return write_table(table, folder / "captions.csv", "text", _sentences_of)
+
+
+def _sentences_of(sample: Sample) -> tuple[str, ...]:
+    assert isinstance(sample.target, Text)
+    return sample.target.sentences
 
 
 def _has_captions(file: Path) -> bool:

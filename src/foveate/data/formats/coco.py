@@ -9,18 +9,17 @@ order of their ids, which may have gaps. An image may have a `group`, an extensi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.formats import Fit, Format, Reading
-from foveate.data.formats._box_export import CopiedImage, copy_images
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder
+from foveate.data.formats._coco_export import write_files
 from foveate.data.formats._coco_files import (
-    SPLIT_ORDER,
     Entry,
     annotation_files,
     category_names,
@@ -32,6 +31,16 @@ from foveate.data.formats._coco_files import (
     root_of,
     split_of_file,
     stated_size,
+)
+from foveate.data.formats._image_export import CopiedImage, copy_images
+from foveate.data.formats._keypoints import (
+    INVALID,
+    KEPT,
+    labeled_points,
+    parse_coco,
+    skeleton_of_category,
+    to_annotation,
+    to_category,
 )
 from foveate.data.issues import skip_and_record
 from foveate.errors import DataError
@@ -58,14 +67,12 @@ _ALL_CROWD = IssueKind(
 )
 
 
-_KEYPOINTS = IssueKind("coco_keypoints", "objects with keypoints, of which the boxes are read")
-
-
 class Coco(Format):
     """COCO's annotations of objects."""
 
     summary: ClassVar[str] = "COCO boxes in JSON"
     target: ClassVar[type | None] = Boxes
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def sniff(self, path: Path) -> Reading | None:
         """An annotation file of objects, or a folder with some."""
@@ -95,16 +102,8 @@ class Coco(Format):
         Images without a split are listed in annotations/instances.json.
         """
         notes: list[Issue] = []
-        images = list(enumerate(copy_images(table, folder / "images", notes), start=1))
-        ids = count(1)
-        (folder / "annotations").mkdir(exist_ok=True)
-        for split in SPLIT_ORDER:
-            of_split = [(id, image) for id, image in images if image.sample.split == split]
-            content = _to_json(of_split, table.classes, ids)
-            if content["images"]:
-                name = f"instances_{split}.json" if split else "instances.json"
-                text = json.dumps(content, ensure_ascii=False)
-                (folder / "annotations" / name).write_text(text, encoding="utf-8")
+        categories = [{"name": name, **to_category(name, table)} for name in table.classes]
+        write_files(copy_images(table, folder / "images", notes), categories, _objects_of, folder)
         return tuple(notes)
 
 
@@ -129,9 +128,7 @@ class _File:
     def add_images(self) -> list[str]:
         """Add the images with their boxes; return the classes in order."""
         self._note_gaps()
-        keypoints = sum(bool(entry.get("num_keypoints")) for entry in self.annotations)
-        if keypoints:
-            self.builder.log.add(_KEYPOINTS, self.path.name, keypoints)
+        self._add_skeletons()
         if self.is_all_crowd:
             self.builder.log.add(_ALL_CROWD, self.path.name)
         used = self._read_annotations()
@@ -217,7 +214,23 @@ class _File:
             self.builder.log.add(NO_BOX, image)
             return
         crowd = bool(entry.get("iscrowd")) and not self.is_all_crowd
-        self.raw[id].add(corners, name, crowd, segmentation)
+        self.raw[id].add(corners, name, crowd, segmentation, self._keypoints_of(entry, image))
+
+    def _keypoints_of(self, entry: Entry, image: str) -> np.ndarray | None:
+        if not entry.get("keypoints"):
+            return None
+        points = parse_coco(entry["keypoints"])
+        if points is None:
+            self.builder.log.add(INVALID, image)
+        elif labeled_points(points):
+            self.builder.log.add(KEPT, self.path.name)
+        return points
+
+    def _add_skeletons(self) -> None:
+        for category in self.categories:
+            name = class_name(category.get("name", ""))
+            if skeleton := skeleton_of_category(category, name):
+                self.builder.skeletons.setdefault(name, skeleton)
 
     def _headings(self, used: set[str]) -> set[str]:
         """The category that Roboflow adds as the parent of the others, and that no object has."""
@@ -269,33 +282,17 @@ def _bounds(polygons: list[Any], where: str) -> tuple[float, float, float, float
 # --- boxes -> JSON
 
 
-def _to_json(
-    images: list[tuple[int, CopiedImage]], classes: tuple[str, ...], ids: Iterator[int]
-) -> dict[str, list[Entry]]:
-    """The content of one file.
-
-    Args:
-        images: With their ids.
-        classes: All classes.
-        ids: Of annotations; they are unique across files.
-    """
-    category_ids = {name: id for id, name in enumerate(classes, start=1)}
-    image_entries: list[Entry] = []
-    annotations: list[Entry] = []
-    for image_id, image in images:
-        height, width = image.size
-        entry = {"id": image_id, "file_name": str(image.path), "width": width, "height": height}
-        image_entries.append(entry | ({"group": image.sample.group} if image.sample.group else {}))
-        masks = image.boxes.masks or [None] * len(image.boxes.names)
-        for ((x0, y0, x1, y1), name, crowd), mask in zip(image.objects(), masks, strict=True):
-            annotation = {
-                "id": next(ids),
-                "image_id": image_id,
-                "category_id": category_ids[name],
-                "iscrowd": int(crowd),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": (x1 - x0) * (y1 - y0) if mask is None else rle_area(mask),
-            }
-            annotations.append(annotation | ({} if mask is None else {"segmentation": mask}))
-    categories = [{"id": id, "name": name} for name, id in category_ids.items()]
-    return {"images": image_entries, "annotations": annotations, "categories": categories}
+def _objects_of(image: CopiedImage) -> Iterator[Entry]:
+    """Yield the objects of an image, with the name of their class as `category`."""
+    boxes = image.boxes
+    masks = boxes.masks or [None] * len(boxes.names)
+    points = boxes.keypoints or [np.zeros((0, 3))] * len(boxes.names)
+    for (corners, name, crowd), mask, own in zip(image.objects(), masks, points, strict=True):
+        x0, y0, x1, y1 = corners
+        entry = {
+            "category": name,
+            "iscrowd": int(crowd),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": (x1 - x0) * (y1 - y0) if mask is None else rle_area(mask),
+        }
+        yield entry | ({} if mask is None else {"segmentation": mask}) | to_annotation(own)

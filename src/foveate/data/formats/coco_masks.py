@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import is_file
+from foveate.data.formats._coco_export import write_files
 from foveate.data.formats._coco_files import (
     Entry,
     category_names,
@@ -29,16 +30,18 @@ from foveate.data.formats._coco_files import (
     split_of_file,
     stated_size,
 )
-from foveate.data.formats._mask_values import BACKGROUND
+from foveate.data.formats._image_export import CopiedImage, copy_images
 from foveate.data.formats._painting import paint_image
 from foveate.data.formats.coco import Coco
 from foveate.data.issues import quoted, skip_and_record
+from foveate.data.tools import BACKGROUND, class_masks, cropped
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
 from foveate.messages import Message
 from foveate.predictions import Regions
 from foveate.types import Issue, IssueKind, Location, Sample, Table, remark
 from foveate.utils.paths import printable, relative_name
+from foveate.utils.rle import encode_rle_at
 
 _MISSING = IssueKind("missing_images_of_masks", "missing images, dropped with their masks", "error")
 _BOX_ONLY = IssueKind(
@@ -51,6 +54,8 @@ class CocoMasks(Format):
 
     summary: ClassVar[str] = "COCO polygons as masks"
     target: ClassVar[type | None] = Regions
+    writes: ClassVar[tuple[type, ...]] = (Regions,)
+    is_painted: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
         """A file of COCO, which is read as boxes unless masks are wanted."""
@@ -94,6 +99,27 @@ class CocoMasks(Format):
         notes += [note for file in files for note in file.notes]
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
         return Table(ordered, classes, "coco_masks", root, notes=tuple(notes))
+
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write as COCO's boxes: an object, with run lengths, for each class of an image."""
+        notes: list[Issue] = []
+        categories = [{"name": name} for name in table.classes if name != BACKGROUND]
+        images = copy_images(table, folder / "images", notes)
+        write_files(images, categories, partial(_objects_of, classes=table.classes), folder)
+        return tuple(notes)
+
+
+def _objects_of(image: CopiedImage, classes: tuple[str, ...]) -> Iterator[Entry]:
+    """Yield the area of each class of an image, with the name of the class as `category`."""
+    for name, inside in class_masks(image.regions, classes):
+        part, top, left = cropped(inside) or (inside, 0, 0)
+        yield {
+            "category": name,
+            "iscrowd": 0,
+            "bbox": [left, top, part.shape[1], part.shape[0]],
+            "area": int(part.sum()),
+            "segmentation": encode_rle_at(part, top, left, image.size),
+        }
 
 
 class _File:
@@ -192,7 +218,9 @@ class _File:
         )
         key = relative_name(path, root)
         mask = partial(paint_image, shapes, size, path, f"{self.where}, {key}")
-        return Sample(path, key, Regions(mask), split_of_file(self.path))
+        group = self.images[id].get("group")  # an extension of COCO
+        split = split_of_file(self.path)
+        return Sample(path, key, Regions(mask), split, str(group) if group else None)
 
 
 def _stated_area(entry: dict[str, Any]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 
 from foveate.data.boxes import class_name
 from foveate.data.discovery import find_images
-from foveate.data.formats._box_export import copy_images, unsupported_notes
+from foveate.data.formats._image_export import copy_images
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -46,6 +46,7 @@ from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders, split_in_name
 from foveate.data.tools.cvat import CvatImage, to_xml
 from foveate.errors import DataError
+from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Table
 from foveate.utils.paths import printable
 
@@ -65,6 +66,7 @@ class Cvat(ToolFormat):
 
     format: ClassVar[str] = "cvat"
     summary: ClassVar[str] = "CVAT annotations in XML"
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def find(self, path: Path) -> Found | None:
         """XML files with annotations of images or tracks."""
@@ -103,7 +105,7 @@ class Cvat(ToolFormat):
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write annotations.xml and images/."""
-        notes = unsupported_notes(table, crowd="kept as ordinary boxes", group=True)
+        notes: list[Issue] = []
         images = [
             CvatImage(str(image.path), image.size, image.boxes, image.sample.split)
             for image in copy_images(table, folder / "images", notes)

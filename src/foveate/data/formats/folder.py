@@ -23,6 +23,7 @@ from foveate.data.discovery import (
 from foveate.data.foreign_data import is_bids
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._case_names import are_cases
+from foveate.data.formats._folder_export import fold_class_name, write_class_folders
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.formats._patient_files import are_patients, explain_patient_table
@@ -76,6 +77,7 @@ class Folder(Format):
 
     summary: ClassVar[str] = "a folder per class"
     target: ClassVar[type | None] = Labels
+    writes: ClassVar[tuple[type, ...]] = (Labels,)
 
     def sniff(self, path: Path) -> Reading | None:
         """A folder with class folders, or split folders with class folders."""
@@ -123,6 +125,15 @@ class Folder(Format):
             root=path,
             notes=(*notes, *names.notes),
         )
+
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write a folder for each class, in a folder for each split if the data state splits.
+
+        Raises:
+            UsageError: An image has several classes or none, or the names of the classes cannot be
+                those of folders.
+        """
+        return write_class_folders(table, folder)
 
 
 @dataclass(frozen=True)
@@ -396,7 +407,7 @@ class _ClassNames:
         """Return the class of a folder; classes of the same split are never matched."""
         if name in self._earlier or name in new:
             return name
-        known = self._by_folded.get(_fold(name))
+        known = self._by_folded.get(fold_class_name(name))
         if known is not None and known not in siblings:
             text = "the class {class_name} in {split} is taken as {known}"
             self._add(_MATCHED, text, name, split=split, known=repr(known))
@@ -412,15 +423,11 @@ class _ClassNames:
             )
             self._add(NO_TRAINING_IMAGES, text, name, split=split)
         new.add(name)
-        self._by_folded.setdefault(_fold(name), name)
+        self._by_folded.setdefault(fold_class_name(name), name)
         return name
 
     def _add(self, kind: IssueKind, text: str, name: str, **values: Any) -> None:
         self.notes.append(_note(kind, text, name, class_name=repr(name), **values))
-
-
-def _fold(name: str) -> str:
-    return "".join(name.split()).casefold()
 
 
 def _skipped_notes(root: Path, parents: list[_ClassParent]) -> list[Issue]:

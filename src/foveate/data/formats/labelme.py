@@ -13,14 +13,13 @@ import binascii
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import class_name
 from foveate.data.discovery import is_image, walk_folders
-from foveate.data.formats._box_export import copy_images, unsupported_notes
 from foveate.data.formats._box_table import NO_BOX
+from foveate.data.formats._image_export import Parts, copy_images
 from foveate.data.formats._tool_files import (
     ImageLocator,
     files_by_extension,
@@ -48,7 +47,8 @@ from foveate.data.survey import MANY_LABELS, survey_folder
 from foveate.data.tools.labelme import LABELS, to_json
 from foveate.errors import BrokenImage, DataError
 from foveate.images.bitmaps import read_bitmap
-from foveate.types import Issue, IssueKind, Table
+from foveate.predictions import Boxes
+from foveate.types import Issue, IssueKind, Sample, Table
 from foveate.utils.paths import printable
 
 _SAMPLE = 5  # files that are opened to recognize the format
@@ -72,6 +72,7 @@ class LabelMe(ToolFormat):
 
     format: ClassVar[str] = "labelme"
     summary: ClassVar[str] = "LabelMe annotations"
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def find(self, path: Path) -> Found | None:
         """Files with shapes and the path of an image, of which a few are opened."""
@@ -114,18 +115,18 @@ class LabelMe(ToolFormat):
 
         The split of an image becomes the folder that it is in.
         """
-        notes = unsupported_notes(table, crowd="kept as ordinary boxes", group=True)
-        in_folders = tuple(
-            replace(sample, key=f"{sample.split}/{sample.key}" if sample.split else sample.key)
-            for sample in table.samples
-        )
-        for image in copy_images(table.with_samples(in_folders), folder, notes):
+        notes: list[Issue] = []
+        for image in copy_images(table, folder, notes, _in_split):
             content = to_json(image.path.name, image.size, image.boxes)
             file = folder / image.path.with_suffix(".json")
             file.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
         lines = "".join(f"{name}\n" for name in table.classes)
         (folder / LABELS).write_text(lines, encoding="utf-8")
         return tuple(notes)
+
+
+def _in_split(sample: Sample, parts: Parts) -> Parts:
+    return (sample.split, *parts) if sample.split else parts
 
 
 # --- files

@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from foveate.data.boxes import class_name
 from foveate.data.discovery import is_image
-from foveate.data.formats._box_export import copy_images, unsupported_notes
 from foveate.data.formats._box_table import NO_BOX
 from foveate.data.formats._coco_files import stated_size
+from foveate.data.formats._image_export import copy_images
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -115,6 +115,7 @@ class LabelStudio(ToolFormat):
 
     format: ClassVar[str] = "labelstudio"
     summary: ClassVar[str] = "Label Studio annotations in JSON"
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def find(self, path: Path) -> Found | None:
         """JSON lists of tasks."""
@@ -154,7 +155,7 @@ class LabelStudio(ToolFormat):
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write tasks.json, label_config.xml and images/; `folder` is the document root."""
-        notes = unsupported_notes(table, crowd="kept as ordinary boxes")
+        notes: list[Issue] = []
         tasks, has_masks = [], False
         for image in copy_images(table, folder / "images", notes):
             sample = image.sample

@@ -31,6 +31,7 @@ from foveate.data.formats._class_lists import ClassList, find_class_list
 from foveate.data.formats._folder_names import parse_folder_name
 from foveate.data.formats._instance_ids import Numbering
 from foveate.data.formats._mask_config import MaskConfig, is_config
+from foveate.data.formats._mask_export import write_masks
 from foveate.data.formats._mask_files import is_lossy, mask_size, read_values
 from foveate.data.formats._mask_inference import infer_encoding, numbering_of
 from foveate.data.formats._mask_pairs import Pair, Pairing, find_pairs, key_of, read_splits
@@ -58,6 +59,7 @@ class Masks(Format):
 
     summary: ClassVar[str] = "images and masks with the same names"
     target: ClassVar[type | None] = Regions
+    writes: ClassVar[tuple[type, ...]] = (Regions,)
 
     def sniff(self, path: Path) -> Reading | None:
         """A config, or a folder in which some image has a mask."""
@@ -99,6 +101,14 @@ class Masks(Format):
             samples = _with_slices(_samples(pairing, targets), pairing, encoding, notes)
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
         return Table(ordered, classes, "masks", pairing.config.root, notes=tuple(notes))
+
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write images/, masks/ and classes.json, with a folder for each split in the first two.
+
+        Raises:
+            UsageError: A class has a name that would be read as that of ignored pixels.
+        """
+        return write_masks(table, folder)
 
 
 def _samples(pairing: Pairing, targets: list[Regions]) -> list[Sample]:

@@ -22,6 +22,7 @@ from foveate.data.formats._amounts import (
     numbers_of_column,
 )
 from foveate.data.formats._label_names import are_named
+from foveate.data.formats._table_export import write_table
 from foveate.data.formats._table_files import (
     find_tables,
     left_out_notes,
@@ -67,6 +68,7 @@ class NumberTable(Format):
 
     summary: ClassVar[str] = "a table of paths and numbers"
     target: ClassVar[type | None] = Number
+    writes: ClassVar[tuple[type, ...]] = (Number,)
     takes_column: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
@@ -111,6 +113,10 @@ class NumberTable(Format):
             Sample(row.path, row.key, Number(row.value), row.split, row.group) for row in rows
         )
         return Table(samples, (), "numbers", root, notes=tuple(notes))
+
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write values.csv and images/."""
+        return write_table(table, folder / "values.csv", "value", _number_cells)
 
     def _fits(self, file: Path) -> bool:
         """Whether a file is a table of images with a column of numbers."""
@@ -218,6 +224,11 @@ class NumberTable(Format):
             hint="call it value, or name it with --set data.column=NAME",
             id="no_number_column",
         )
+
+
+def _number_cells(sample: Sample) -> tuple[str]:
+    assert isinstance(sample.target, Number)
+    return (repr(sample.target.value),)
 
 
 def _doubts_about_named(column: str, numbers: list[float]) -> Iterator[str]:

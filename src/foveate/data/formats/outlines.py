@@ -27,6 +27,7 @@ class Outlines(Format):
 
     summary: ClassVar[str] = "outlines of objects as masks"
     target: ClassVar[type | None] = Regions
+    is_painted: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
         """Data in a format with outlines, which are read as boxes unless masks are wanted."""

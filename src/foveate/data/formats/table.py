@@ -18,6 +18,7 @@ from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._amounts import EITHER, doubts_about_labels, numbers_of_column
 from foveate.data.formats._label_names import are_named, name_numbers, renamed
 from foveate.data.formats._patient_files import find_patient_table
+from foveate.data.formats._table_export import write_table
 from foveate.data.formats._table_files import (
     find_tables,
     left_out_notes,
@@ -69,6 +70,7 @@ class TableFile(Format):
 
     summary: ClassVar[str] = "a table of paths and labels"
     target: ClassVar[type | None] = Labels
+    writes: ClassVar[tuple[type, ...]] = (Labels,)
     takes_column: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
@@ -120,6 +122,10 @@ class TableFile(Format):
             notes=tuple(notes),
         )
 
+    def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
+        """Write labels.csv and images/."""
+        return write_table(table, folder / "labels.csv", "label", _label_cells)
+
     def _fits(self, file: Path) -> bool:
         """Whether a file is a table of paths and labels, and not of boxes."""
         if not is_table(file) or has_boxes(file) or not has_paths(file):
@@ -151,6 +157,14 @@ class TableFile(Format):
         labels = first_labels(table)
         named = are_named([text for each in labels if (text := cell_text(each))], table.parent)
         yield from () if named else doubts_about_labels(labels, table)
+
+
+def _label_cells(sample: Sample) -> tuple[str]:
+    """The cell of an image: cat|dog, or a written list where that would be read otherwise."""
+    assert isinstance(sample.target, Labels)
+    names = sample.target.names
+    is_plain = names and not any(set("|;[") & set(name) for name in names)
+    return ("|".join(names) if is_plain else repr(list(names)),)
 
 
 def _no_column(path: Path, column: str) -> DataError:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import class_name
-from foveate.data.formats._box_export import copy_images, unsupported_notes
+from foveate.data.formats._image_export import copy_images
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -44,6 +44,7 @@ from foveate.data.formats._tool_tables import (
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders
 from foveate.errors import DataError
+from foveate.predictions import Boxes
 from foveate.types import Issue, IssueKind, Table, remark
 from foveate.utils.paths import printable
 
@@ -78,6 +79,7 @@ class Via(ToolFormat):
 
     format: ClassVar[str] = "via"
     summary: ClassVar[str] = "VGG Image Annotator (VIA) annotations"
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def find(self, path: Path) -> Found | None:
         """JSON and CSV files with the words of VIA."""
@@ -120,7 +122,7 @@ class Via(ToolFormat):
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write via_project.json and images/; the split of an image is a file attribute."""
-        notes = unsupported_notes(table, crowd="kept as ordinary boxes", group=True)
+        notes: list[Issue] = []
         metadata = {}
         for image in copy_images(table, folder / "images", notes):
             size = (folder / "images" / image.path).stat().st_size

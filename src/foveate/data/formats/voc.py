@@ -25,8 +25,8 @@ from foveate.data.discovery import (
     walk_folders,
 )
 from foveate.data.formats import Fit, Format, Reading
-from foveate.data.formats._box_export import CopiedImage, copy_images, write_classes
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder, order_classes
+from foveate.data.formats._image_export import CopiedImage, copy_images, write_classes
 from foveate.data.formats._xml import parse_xml
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders
@@ -62,6 +62,7 @@ class Voc(Format):
 
     summary: ClassVar[str] = "Pascal VOC boxes in XML"
     target: ClassVar[type | None] = Boxes
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def sniff(self, path: Path) -> Reading | None:
         """A folder with Annotations, with exactly one such folder, or with XML beside images."""

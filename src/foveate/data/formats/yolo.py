@@ -16,13 +16,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
+import numpy as np
 import yaml
 
 from foveate.data.boxes import RawBoxes, class_name
 from foveate.data.discovery import find_images, list_folder
 from foveate.data.formats import Fit, Format, Reading
-from foveate.data.formats._box_export import CopiedImage, copy_images, unsupported_notes
 from foveate.data.formats._box_table import BoxTableBuilder, is_file
+from foveate.data.formats._image_export import CopiedImage, copy_images
+from foveate.data.formats._keypoints import (
+    INVALID,
+    KEPT,
+    YoloPoints,
+    labeled_points,
+    to_yaml,
+    to_yolo,
+    yolo_points,
+    yolo_skeletons,
+)
 from foveate.data.formats._yolo_plain import PlainYolo, default_label_file, find_plain_yolo
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_from_name
@@ -38,7 +49,7 @@ _REQUIRED_KEYS = (
     re.compile(r"^['\"]?names['\"]?\s*:", re.MULTILINE),
     re.compile(r"^['\"]?(train|val|valid|validation|test)['\"]?\s*:", re.M | re.IGNORECASE),
 )
-_KNOWN_KEYS = frozenset({"path", "names", "nc", "kpt_shape"})
+_KNOWN_KEYS = frozenset({"path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"})
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _OUTLINES = IssueKind("yolo_outlines", "outlines, replaced by their bounding boxes")
@@ -54,6 +65,7 @@ class Yolo(Format):
     summary: ClassVar[str] = "YOLO labels"
     target: ClassVar[type | None] = Boxes
     outlines: ClassVar[bool] = True
+    writes: ClassVar[tuple[type, ...]] = (Boxes,)
 
     def sniff(self, path: Path) -> Reading | None:
         """A YAML file with classes and images, a folder with exactly one, or with plain labels."""
@@ -78,6 +90,7 @@ class Yolo(Format):
         content = _read_yaml(file)
         names, builder = _class_names(content, file), _Builder(file.parent)
         builder.notes += _ignored_notes(content, names, file)
+        builder.set_points(content, names)
         images = list(_find_images(content, file, builder))
         labels = {image: _label_file(image) for image, _ in images}
         if images and not any(labels.values()):
@@ -90,16 +103,14 @@ class Yolo(Format):
             )
         for image, split in images:
             with skip_and_record():
-                _add_image(image, labels[image], split, names, "kpt_shape" in content, builder)
+                _add_image(image, labels[image], split, names, builder)
         return builder.build_yolo(names.values())
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write data.yaml, images/, labels/ and lists of images train.txt, val.txt, test.txt."""
-        notes = unsupported_notes(
-            table, crowd="kept as ordinary boxes", group=True, split="listed under train"
-        )
+        notes: list[Issue] = []
         images = copy_images(table, folder / "images", notes)
-        content: dict[str, Any] = {}
+        content, points = dict[str, Any](), to_yaml(table)
         for split in _SPLITS:
             of_split = [image for image in images if (image.sample.split or "train") == split]
             if of_split:
@@ -109,19 +120,39 @@ class Yolo(Format):
         for image in images:
             file = folder / default_label_file(Path("images", image.path))
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(_to_lines(image, table.classes)), encoding="utf-8")
-        content["names"] = dict(enumerate(table.classes))
+            count = points["kpt_shape"][0] if points else 0
+            file.write_text("".join(_to_lines(image, table.classes, count)), encoding="utf-8")
+        content |= {"names": dict(enumerate(table.classes)), **points}
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         (folder / "data.yaml").write_text(text, encoding="utf-8")
         return tuple(notes)
 
 
 class _Builder(BoxTableBuilder):
-    """Remembers outlines, too: the number of corners of each, by image."""
+    """Remembers how keypoints are stated, and outlines: the corners of each, by image."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.outlines: dict[str, list[int]] = {}
+        self.has_points = False
+        self.points: YoloPoints | None = None
+
+    def set_points(self, content: dict[str, Any], names: dict[int, str]) -> None:
+        """Set what a data.yaml states about keypoints."""
+        self.has_points, self.points = "kpt_shape" in content, yolo_points(content)
+        if self.points:
+            self.skeletons = {each.class_name: each for each in yolo_skeletons(content, names)}
+
+    def keypoints(self, values: list[float], image: Path, size: tuple[int, int]) -> Any:
+        """Return the keypoints after a box, (P, 3); None, and log it, if they are not as stated."""
+        if not values:
+            return None
+        points = self.points.parse(values, size) if self.points else None
+        if points is None:
+            self.log.add(INVALID, self.key(image))
+        elif labeled_points(points):
+            self.log.add(KEPT, self.key(image))
+        return points
 
     def build_yolo(self, classes: Iterable[str]) -> Table:
         """Return the table: with masks, if every object has an outline that is no oriented box."""
@@ -141,7 +172,7 @@ def _read_plain(plain: PlainYolo) -> Table:
     names, splits, builder = plain.class_names(), plain.splits(), _Builder(plain.root)
     for image, label in plain.pairs:
         with skip_and_record():
-            _add_image(image, label, splits.get(image), names, False, builder)
+            _add_image(image, label, splits.get(image), names, builder)
     return builder.build_yolo(names.values())
 
 
@@ -227,8 +258,6 @@ def _ignored_notes(content: dict[str, Any], names: dict[int, str], file: Path) -
     if "nc" in content and content["nc"] != len(names):
         text = "nc and names disagree in {file}: the {count:name|names} are used"
         notes.append(remark("yolo_nc", text, file=file.name, count=len(names)))
-    if "kpt_shape" in content:
-        notes.append(remark("yolo_keypoints", "keypoints are ignored: the boxes are used"))
     return notes
 
 
@@ -330,7 +359,6 @@ def _add_image(
     labels: Path | None,
     split: Split | None,
     names: dict[int, str],
-    has_keypoints: bool,
     builder: _Builder,
 ) -> None:
     size = builder.measure(image)
@@ -341,19 +369,25 @@ def _add_image(
         with skip_and_record():
             if line.strip():
                 where = f"{printable(labels or image)}, line {number}"
-                values = _parse_label(line, names, has_keypoints, where)
+                values, rest = _parse_label(line, names, builder.has_points, where)
                 outline = _to_outline(values[1:], size)
                 if outline:
                     builder.outlines.setdefault(builder.key(image), []).append(len(outline) // 2)
                 corners = _to_corners(values[1:], size)
-                raw.add(corners, names[int(values[0])], mask=outline and [outline])
+                points = builder.keypoints(rest, image, size)
+                raw.add(corners, names[int(values[0])], False, outline and [outline], points)
     if labels is None:
         builder.log.add(_NO_LABELS, builder.key(image))
     builder.add_image(image, raw, split, stated_size=size)
 
 
-def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: str) -> list[float]:
-    """The class index, and four numbers of a box or at least six of an outline."""
+def _parse_label(
+    line: str, names: dict[int, str], has_points: bool, where: str
+) -> tuple[list[float], list[float]]:
+    """The class index, and four numbers of a box or at least six of an outline; and the rest.
+
+    `has_points`: what follows a box are keypoints.
+    """
     try:
         values = [float(word) for word in line.split()]
     except ValueError:
@@ -371,8 +405,7 @@ def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: s
             hint="check `names` in data.yaml",
             id="yolo_unknown_class",
         )
-    if has_keypoints and len(values) > 5:
-        values = values[:5]
+    values, rest = (values[:5], values[5:]) if has_points else (values, [])
     if len(values) < 5 or len(values) % 2 == 0:
         raise DataError(
             f"the label has {len(values)} numbers",
@@ -381,7 +414,7 @@ def _parse_label(line: str, names: dict[int, str], has_keypoints: bool, where: s
             hint="write class, center x, center y, width, height; or class, x, y, x, y, x, y, ...",
             id="yolo_number_count",
         )
-    return values
+    return values, rest
 
 
 def _to_corners(values: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -408,10 +441,13 @@ def _to_outline(values: list[float], size: tuple[int, int]) -> list[float] | Non
     return [value * size[1 - index % 2] for index, value in enumerate(values)]
 
 
-def _to_lines(image: CopiedImage, classes: tuple[str, ...]) -> Iterator[str]:
+def _to_lines(image: CopiedImage, classes: tuple[str, ...], points: int) -> Iterator[str]:
+    """The label of each object; `points`: the number of its keypoints."""
     height, width = image.size
     indices = {name: index for index, name in enumerate(classes)}
-    for (x0, y0, x1, y1), name, _ in image.objects():
+    keypoints = image.boxes.keypoints or [np.zeros((0, 3))] * len(image.boxes.names)
+    for ((x0, y0, x1, y1), name, _), own in zip(image.objects(), keypoints, strict=True):
         center = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height
         sides = (x1 - x0) / width, (y1 - y0) / height
-        yield f"{indices[name]} {' '.join(map(repr, (*center, *sides)))}\n"
+        numbers = [*map(repr, (*center, *sides)), *to_yolo(own, points, image.size)]
+        yield f"{indices[name]} {' '.join(numbers)}\n"
