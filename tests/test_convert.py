@@ -116,6 +116,7 @@ def test_writable_formats():
     for name in FORMATS.names():  # what is stated can be written, and nothing else
         format = FORMATS.get(name)
         assert bool(format.writes) == (format.write is not Format.write), name
+    assert FORMATS.stating("writes") == writable()  # as the help lists them
     with pytest.raises(UsageError, match=r"cannot be written.*class names.*coco"):
         FORMATS.get("names")().write(None, Path())
 

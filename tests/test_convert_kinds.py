@@ -416,7 +416,7 @@ def test_keypoints_survive(tmp_path, formats):
     assert lost == [
         {
             "coco": "what is lost about the keypoints: the lines between them",
-            "yolo": "what is lost about the keypoints: their mirror",
+            "yolo": "what is lost about the keypoints: which becomes which in a mirrored image",
         }[formats[0]]
     ]
 

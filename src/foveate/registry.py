@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from contextlib import suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -49,6 +50,16 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Return the names of all plug-ins, sorted; nothing is imported."""
         return sorted({*self._files(), *self._entry_points()})
+
+    def stating(self, attribute: str) -> list[str]:
+        """Return the names of the plug-ins that set an attribute of their class, sorted.
+
+        Nothing is imported: their sources are read, because a help page has to be quick.
+        """
+        assignment = re.compile(rf"^    {attribute}\b.* = ", re.MULTILINE)
+        sources = {**self._files(), **self._sources_of_entry_points()}
+        texts = {name: file.read_text(encoding="utf-8") for name, file in sources.items()}
+        return sorted(name for name, text in texts.items() if assignment.search(text))
 
     def get(self, name: str) -> type[T]:
         """Return the class of a plug-in.
@@ -118,11 +129,15 @@ class Registry(Generic[T]):
         hint = f"{plural} {', '.join(fitting)} {'have' if len(fitting) > 1 else 'has'} {setting!r}"
         return UsageError(what, where=where, hint=hint if fitting else "leave it out")
 
-    def _files(self) -> set[str]:
+    def _files(self) -> dict[str, Path]:
         spec = find_spec(self.package)
         folders = spec.submodule_search_locations or () if spec else ()
         files = (file for folder in folders for file in Path(folder).glob("*.py"))
-        return {file.stem for file in files if not file.stem.startswith("_")}
+        return {file.stem: file for file in files if not file.stem.startswith("_")}
+
+    def _sources_of_entry_points(self) -> dict[str, Path]:
+        specs = {name: find_spec(module) for name, module in self._entry_points().items()}
+        return {name: Path(spec.origin) for name, spec in specs.items() if spec and spec.origin}
 
     def _entry_points(self) -> dict[str, str]:
         return {point.name: point.value for point in entry_points(group=f"foveate.{self.group}")}

@@ -56,7 +56,7 @@ class Command:
         flags: Names of options that differ from the parameter's.
         types: Types that the annotation does not express, such as a range.
         registries: Folders of plug-ins whose names are listed as values of an option.
-        values: Functions that return the values of an option, where these have to be imported.
+        values: Functions that return the values of an option, where these are found in another way.
         recipe_options: Short options of the recipe.
         defaults: Their defaults, where they are not those of the recipe.
         extra: Options that the function does not have.

@@ -228,7 +228,11 @@ def _skeleton_notes(before: Table, after: Table) -> Iterator[Issue]:
         if getattr(each, what)
         and getattr(again.get(each.class_name), what, ()) != getattr(each, what)
     )
-    words = {"names": "their names", "edges": "the lines between them", "mirrored": "their mirror"}
+    words = {
+        "names": "their names",
+        "edges": "the lines between them",
+        "mirrored": "which becomes which in a mirrored image",
+    }
     if lost:
         text = "what is lost about the keypoints: {what}"
         what = ", ".join(words[each] for each in lost)

@@ -5,9 +5,9 @@ from foveate.cli.command import Command
 
 
 def _writable() -> list[str]:
-    from foveate.data.formats import writable
+    from foveate.registry import Registry
 
-    return writable()
+    return Registry("foveate.data.formats", object, "format").stating("writes")
 
 
 COMMAND = Command(
