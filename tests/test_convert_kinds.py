@@ -12,11 +12,13 @@ import yaml
 from PIL import Image
 
 import foveate
+from foveate.api.convert.comparison import compare_tables
 from foveate.cli import main as cli
 from foveate.data.formats import FORMATS, Format, read_table
 from foveate.errors import DataError, FoveateError, UsageError
 from foveate.predictions import IGNORE_INDEX, Boxes, Labels, Number, Regions, Text
 from foveate.types import Sample, Skeleton, Table
+from foveate.utils.rle import encode_rle
 from helpers import sniff_formats
 
 SIZE = (12, 16)  # height, width
@@ -479,6 +481,46 @@ def test_keypoints_as_ultralytics_writes_them_are_read(tmp_path):
     assert "objects with keypoints, which convert keeps and which are not trained on: 1" in notes
     assert "objects whose keypoints are not as many numbers as stated" in notes
     assert one.select(np.array([False, True])).keypoints[0].shape == (0, 3)
+
+
+# --- outlines in the files of tools
+
+
+@pytest.mark.parametrize("tool", ["cvat", "labelme", "labelstudio"])
+def test_boxes_become_those_around_their_masks_in_tools(tmp_path, tool):
+    """Tools state a mask alone, and polygons end between pixels. Names of frames make a group."""
+    Image.new("RGB", (20, 10)).save(tmp_path / "frame_000000.png")
+    outline = [2.25, 2.25, 8.5, 2.25, 8.5, 8.5, 2.25, 8.5]
+    image = {"id": 0, "file_name": "frame_000000.png", "width": 20, "height": 10}
+    nut = {
+        "image_id": 0,
+        "category_id": 3,
+        "segmentation": [outline],
+        "bbox": [2.25, 2.25, 6.25, 6.25],
+    }
+    content = {"images": [image], "annotations": [nut], "categories": [{"id": 3, "name": "nut"}]}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    folder = tmp_path.parent / f"{tmp_path.name}-out"
+    notes = "\n".join(foveate.convert(tmp_path / "x.json", tool, folder).notes)
+    assert "1 box of objects with masks became those around the masks" in notes
+    assert ("1 image without a group, which get one" in notes) == (tool == "cvat")
+
+
+def test_a_mask_that_moved_is_detected(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    mask = np.zeros((10, 20), bool)
+    mask[2:5, 3:9] = True
+    boxes = [
+        Boxes(np.array([[3, 2, 9, 5]], np.float32), ("nut",), masks=(encode_rle(each),))
+        for each in (mask, np.roll(mask, 1, axis=1))
+    ]
+    before, after = (
+        Table((Sample(tmp_path / "a.png", "a.png", each),), ("nut",), "made", tmp_path)
+        for each in boxes
+    )
+    assert compare_tables(before, before, tmp_path) == ()
+    with pytest.raises(DataError, match="would not be the same"):
+        compare_tables(before, after, tmp_path)
 
 
 # --- bad input

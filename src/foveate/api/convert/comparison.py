@@ -10,7 +10,7 @@ import numpy as np
 
 from foveate.data.formats import describe_sample
 from foveate.data.formats._keypoints import labeled_points, without_padding
-from foveate.data.tools import BACKGROUND
+from foveate.data.tools import BACKGROUND, cropped
 from foveate.errors import DataError
 from foveate.images.codec import content_hash
 from foveate.predictions import IGNORE_INDEX, Boxes, Labels, Number, Regions, Text
@@ -75,7 +75,7 @@ def _lost_of_sample(one: Sample, other: Sample, before: Table, after: Table) -> 
     """What an image lost; None if it is not the same any more."""
     if one.split and other.split not in (one.split, None):
         return None
-    if other.group not in (one.group, None):
+    if one.group and other.group not in (one.group, None):
         return None
     lost = _lost_of_target(one.target, other.target, before, after)
     if lost is None:
@@ -83,7 +83,7 @@ def _lost_of_sample(one: Sample, other: Sample, before: Table, after: Table) -> 
     if one.split != other.split:
         lost["splits" if one.split else f"unsplit {other.split}"] += 1
     if one.group != other.group:
-        lost["groups"] += 1
+        lost["groups" if one.group else "grouped"] += 1
     return lost
 
 
@@ -103,16 +103,18 @@ def _lost_of_target(one: object, other: object, before: Table, after: Table) -> 
 
 
 def _lost_of_boxes(one: Boxes, other: Boxes) -> Losses | None:
-    if one.names != other.names:
-        return None
-    if not np.allclose(one.xyxy, other.xyxy, rtol=_RELATIVE, atol=_PIXELS):
+    if one.names != other.names or not _have_same_masks(one, other):
         return None
     lost, count = Losses(), len(one.names)
+    moved = ~np.isclose(one.xyxy, other.xyxy, rtol=_RELATIVE, atol=_PIXELS).all(axis=1)
+    if moved.any() and not _are_around_masks(other):
+        return None
     crowd, crowd_after = (
         np.zeros(count, dtype=bool) if each.crowd is None else each.crowd for each in (one, other)
     )
-    if (crowd_after & ~crowd).any() or not _have_same_masks(one, other):
+    if (crowd_after & ~crowd).any():
         return None
+    lost["boxes"] = int(moved.sum())
     lost["crowds"] = int((crowd & ~crowd_after).sum())
     lost["masks"] = len(one.masks or ()) - len(other.masks or ())
     if other.keypoints is None:
@@ -130,6 +132,18 @@ def _have_same_masks(one: Boxes, other: Boxes) -> bool:
         mask == again or np.array_equal(decode_rle(mask), decode_rle(again))
         for mask, again in zip(one.masks, other.masks, strict=True)
     )
+
+
+def _are_around_masks(boxes: Boxes) -> bool:
+    """Whether all boxes are those around their masks, which some tools do not state."""
+    parts = [cropped(mask) for mask in boxes.masks or ()]
+    around = [
+        (left, top, left + part[0].shape[1], top + part[0].shape[0])
+        for part in parts
+        if part is not None
+        for top, left in [part[1:]]
+    ]
+    return len(around) == len(boxes.names) and np.allclose(around, boxes.xyxy, atol=_PIXELS)
 
 
 def _have_same_points(one: Boxes, other: Boxes) -> bool:
@@ -171,6 +185,9 @@ def _sample_notes(losses: Losses) -> Iterator[Issue]:
     if count := losses["groups"]:
         text = "{count:image|images} with a group, which the format does not support: lost"
         yield remark("groups_unsupported", text, "warning", count=count)
+    if count := losses["grouped"]:
+        text = "{count:image|images} without a group, which get one by their names in the format"
+        yield remark("grouped_by_format", text, count=count)
     if count := losses["splits"]:
         text = "{count:image|images} with a split, which the format does not support: lost"
         yield remark("splits_unsupported", text, "warning", count=count)
@@ -181,6 +198,9 @@ def _sample_notes(losses: Losses) -> Iterator[Issue]:
             )
             outcome = f"listed under {split}"
             yield remark("unsplit_unsupported", text, count=count, outcome=outcome)
+    if count := losses["boxes"]:
+        text = "{count:box|boxes} of objects with masks became those around the masks"
+        yield remark("boxes_around_masks", text, count=count)
     if count := losses["masks"]:
         text = "{count:mask|masks} of objects not written: in this format Foveate writes boxes only"
         yield remark("masks_unsupported", text, "warning", count=count)
