@@ -205,12 +205,28 @@ def test_masks_of_equal_names_belong_to_the_images_of_their_folder(tmp_path):
         for defect in ("broken", "stained"):
             write_mask(tmp_path / "ground_truth" / defect / f"{number:03d}_mask.png")
     table = read_table(tmp_path)
-    assert {sample.key.rpartition("/")[0] for sample in table.samples} == {
-        "test/broken",
-        "test/stained",
-    }
+    defects = {"test/broken", "test/stained"}
+    for sample in table.samples:  # good images are negative examples
+        is_defect = sample.key.rpartition("/")[0] in defects
+        assert (sample.target.mask.any(), sample.target.mask.shape) == (is_defect, (24, 32))
+        assert sample.split is None  # nothing could be learned from good images alone
+    assert len(table.samples) == 12
+    notes = {note.kind.id: str(note) for note in table.notes}
+    assert "6 images in folders 'good' without a mask" in notes["good_images"]
+    assert "good_training_images" in notes
+    assert "image_without_mask" not in notes
+
+
+def test_good_images_are_no_examples_where_others_lack_a_mask_too(tmp_path):
+    for number in range(3):
+        for folder in ("good", "broken", "bent"):
+            write_photo(tmp_path / "test" / folder / f"{number:03d}.png", seed=number)
+        for defect in ("broken", "scratched"):
+            write_mask(tmp_path / "ground_truth" / defect / f"{number:03d}_mask.png")
+    table = read_table(tmp_path)
+    assert {sample.key.rpartition("/")[0] for sample in table.samples} == {"test/broken"}
     (note,) = [note for note in table.notes if note.kind.id == "image_without_mask"]
-    assert (len(table.samples), note.occurrences) == (6, 6)
+    assert note.occurrences == 6
 
 
 def test_tiles_of_qupath_are_images_with_labeled_masks_in_slides(tmp_path):

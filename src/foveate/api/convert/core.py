@@ -16,7 +16,7 @@ from foveate.data.issues import IssueLog
 from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.images.codec import read_size
 from foveate.messages import counted
-from foveate.predictions import Boxes, Labels, Number, Regions, Text
+from foveate.predictions import IGNORE_INDEX, Boxes, Labels, Number, Regions, Text
 from foveate.types import Issue, IssueKind, Sample, Split, Table, remark
 from foveate.utils import log
 from foveate.utils.files import atomic_write, require_free
@@ -229,6 +229,6 @@ def count_by_class(table: Table) -> dict[str, int]:
         if isinstance(target, Boxes | Labels):
             names.update(target.names)
         elif isinstance(target, Regions):
-            present = np.unique(target.mask).tolist()
-            names.update(table.classes[index] for index in present if index >= 0)
+            pixels = np.bincount(target.mask.ravel() - IGNORE_INDEX)[-IGNORE_INDEX:]
+            names.update(table.classes[index] for index in np.flatnonzero(pixels))
     return {name: names[name] for name in table.classes}

@@ -69,9 +69,9 @@ class Pairing:
         """All masks of the pairs."""
         return [mask.path for pair in self.pairs for mask in pair.masks]
 
-    def notes(self) -> list[Issue]:
-        """Return notes on what was left out."""
-        paired = {pair.image.path for pair in self.pairs}
+    def notes(self, used: Iterable[ImageFile] = ()) -> list[Issue]:
+        """Return notes on what was left out; `used`: images without a mask that were not."""
+        paired = {image.path for image in (*(pair.image for pair in self.pairs), *used)}
         matched = {mask for pair in self.pairs for mask in (*pair.masks, *pair.unread)}
         notes = list(self.config.notes)
         for kind, files in (

@@ -29,6 +29,7 @@ import numpy as np
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._class_lists import ClassList, find_class_list
 from foveate.data.formats._folder_names import parse_folder_name
+from foveate.data.formats._good_images import find_good_images, with_good_images
 from foveate.data.formats._instance_ids import Numbering
 from foveate.data.formats._mask_config import MaskConfig, is_config
 from foveate.data.formats._mask_export import write_masks
@@ -89,7 +90,7 @@ class Masks(Format):
                 of the masks are not classes.
         """
         pairing = find_pairs(path)
-        notes = [*pairing.notes(), *_require_equal_sizes(pairing.pairs)]
+        notes = _require_equal_sizes(pairing.pairs)
         class_list = class_list_of(pairing)
         if pairing.layout == "per_class" and _are_layers(pairing):
             classes, targets = _layered_targets(pairing.pairs, class_list)
@@ -99,6 +100,9 @@ class Masks(Format):
             classes, targets = encoding.classes, _single_targets(pairing.pairs, encoding, notes)
             notes += assumptions
             samples = _with_slices(_samples(pairing, targets), pairing, encoding, notes)
+        good = find_good_images(pairing) if classes[0] == BACKGROUND else []
+        samples = with_good_images(samples, good, pairing.config.root, notes)
+        notes = [*pairing.notes(good), *notes]
         ordered = tuple(sorted(samples, key=lambda sample: sample.key))
         return Table(ordered, classes, "masks", pairing.config.root, notes=tuple(notes))
 
