@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from foveate.data.formats import read_table
+from foveate.data.formats import FORMATS, read_table, sniff_formats
 from foveate.data.issues import collecting
 from foveate.errors import DataError
-from foveate.predictions import Labels
+from foveate.predictions import Labels, Number
 from test_tool_formats import HEIGHT, WIDTH, boxes_of, notes_of, write_image
 
 BOX = (10.0, 8.0, 30.0, 28.0)
@@ -145,9 +145,23 @@ def caffe(root: Path) -> None:
     write(root / "synset_labels.txt", "fox", "owl")
 
 
+def imagenet(root: Path, *labels: str) -> None:
+    """A flat folder, and the list of Caffe's script beside it."""
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3)]
+    images(root / "val", *names)
+    labels = labels or ("65", "970", "65")
+    write(root / "val.txt", *(f"{name} {label}" for name, label in zip(names, labels, strict=True)))
+
+
+def imagenet_by_names(root: Path) -> None:
+    imagenet(root, "n01440764", "n01443537", "n01440764")
+
+
 @pytest.mark.parametrize(
     ("writer", "classes", "first", "splits"),
     [
+        (imagenet, ("65", "970"), "65", ["val"] * 3),
+        (imagenet_by_names, ("n01440764", "n01443537"), "n01440764", ["val"] * 3),
         (cub, ("001.Albatross", "002.Auklet"), "001.Albatross", ["train", "test"]),
         (celeba, ("Male", "Smiling"), "Smiling", [None, None]),
         (caffe, ("fox", "owl"), "fox", ["train", "train", "val", "val"]),
@@ -159,6 +173,19 @@ def test_classes_of_public_datasets(tmp_path, writer, classes, first, splits):
     assert (table.format, table.classes) == ("tags", classes)
     assert table.samples[0].target == Labels((first,))
     assert [sample.split for sample in table.samples] == splits
+
+
+def test_a_list_of_images_and_numbers_does_not_name_these_numbers(tmp_path):
+    images(tmp_path / "val", "0.jpg", "1.jpg")
+    write(tmp_path / "labels.txt", "0.jpg 0", "1.jpg 1")
+    assert read_table(tmp_path).classes == ("0", "1")
+
+
+def test_numbers_alone_are_no_attributes_of_celeba(tmp_path):
+    """ILSVRC2012_validation_ground_truth.txt: the number of a class in each line."""
+    images(tmp_path / "val", "0.jpg", "1.jpg")
+    write(tmp_path / "ground_truth.txt", "490", "361", "1", "1", "822")
+    assert "tags" not in sniff_formats(tmp_path)
 
 
 def test_numbers_in_a_list_beside_class_folders_are_asked_about(tmp_path):
@@ -177,6 +204,28 @@ def test_attributes_of_minus_one_and_one_in_a_table(tmp_path):
     table = read_table(tmp_path)
     assert (table.format, table.multilabel) == ("table", True)
     assert [sample.target.names for sample in table.samples] == [("Smiling",), ()]
+
+
+def test_ages_of_utkface_are_numbers(tmp_path):
+    names = [
+        f"{age}_{age % 2}_{age % 5}_20170116174525{age:03d}.jpg.chip.jpg"
+        for age in (1, 26, 110, 7, 8)
+    ]
+    images(tmp_path / "part1", *names)
+    images(
+        tmp_path / "part2",
+        *(name.replace("_2017", "_2018") for name in names),
+        "39_1_20170116174525125.jpg.chip.jpg",
+    )
+    table = read_table(tmp_path)
+    assert (table.format, len(table.samples)) == ("utkface", 10)
+    assert [sample.target for sample in table.samples[:3]] == [Number(1), Number(110), Number(26)]
+    assert "read as the age; for gender or race, write a table" in notes_of(table)
+    assert "lacks a part, left out: 1 ('part2/39_1_2017" in notes_of(table)
+    images(tmp_path / "photos", "25_1.jpg", "26_0_1_2.jpg")
+    assert FORMATS.get("utkface")().sniff(tmp_path / "photos") is None
+    with pytest.raises(DataError, match="no image has its age in its name"):
+        read_table(tmp_path / "photos", "utkface")
 
 
 def test_keypoints_of_coco_are_read_as_boxes_and_said(tmp_path):

@@ -15,7 +15,7 @@ from foveate.types import Split
 
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".tif")  # of images that are named by their stem
 _NUMBER = rb"-?\d+(?:\.\d+)?"
-_IMAGE = rb"[^,\n]*\.(?:" + b"|".join(each[1:].encode() for each in sorted(EXTENSIONS)) + rb")"
+_IMAGE = rb"[^,\n]*\.(?i:" + b"|".join(each[1:].encode() for each in sorted(EXTENSIONS)) + rb")"
 _VISDRONE = (
     *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle"),
     *("awning-tricycle", "bus", "motor", "others"),
@@ -175,12 +175,12 @@ def _from_celeba(file: Path) -> Iterator[ExportedImage]:
 
 
 def _from_list(file: Path) -> Iterator[ExportedImage]:
-    """Lines of a path and the number of a class."""
+    """Lines of a path and the number of a class, or its identifier in WordNet."""
     for line, where in text_lines(file):
         with entry_at(where):
-            path, number = line.rsplit(maxsplit=1)
+            path, name = line.rsplit(maxsplit=1)
             image = ExportedImage([path], where, split=_words_split(file))
-            image.add_tag(int(number))
+            image.add_tag(int(name) if name.isdecimal() else name)
             yield image
 
 
@@ -190,12 +190,13 @@ def _lines(*patterns: bytes) -> re.Pattern[bytes]:
 
 
 _TEXT, _ANY = (".txt",), re.compile(rb"")
+_LISTED = _IMAGE + rb"[ \t]+(?:\d{1,4}|n\d{8})"  # n01440764, as in ImageNet
 _EIGHT = rb" ".join([_NUMBER] * 8)
 _DOTA_LINE = _EIGHT + rb" [^\s\d.+-]\S* [0-2]"
 NUMBER_LISTS = Export(
     "Caffe (a list of paths and numbers of classes)",
     _TEXT,
-    _lines(_IMAGE + rb"[ \t]+\d{1,4}", _IMAGE + rb"[ \t]+\d{1,4}").match,
+    _lines(_LISTED, _LISTED).match,
     _from_list,
     objects=re.compile(rb"(?!)"),
     tags=_ANY,
@@ -253,7 +254,7 @@ TEXTS = (
     Export(
         "CelebA",
         _TEXT,
-        re.compile(rb"\s*\d+\s*\n[^\n]+\n\S+(?:\s+-?1)+\s*\n").match,
+        re.compile(rb"\s*\d+[ \r]*\n[^\n]+\n\S+(?:[ \t]+-?1)+\s*\n").match,
         _from_celeba,
         objects=re.compile(rb"(?!)"),
         tags=_ANY,

@@ -126,7 +126,9 @@ def _lists_in(folder: Path) -> Iterator[tuple[Path, list[Row]]]:
             rows = _rows(file) if file.stat().st_size <= _MAX_BYTES else None
         except (OSError, ValueError, csv.Error, RecursionError):
             continue
-        if rows and len(rows) <= _MAX_CLASSES and not any(_is_image(row.name) for row in rows):
+        # lists of images, perhaps with their labels, name no classes
+        words = (word for row in rows or () for word in row.name.split())
+        if rows and len(rows) <= _MAX_CLASSES and not any(map(_is_image, words)):
             yield file, rows
 
 
