@@ -6,10 +6,12 @@ Nothing is opened but folders, and no more names are held in memory than one fol
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,6 +167,17 @@ def extension_of(name: str) -> str:
         return ""
     extension = f".{last.lower()}"
     return f".nii{extension}" if extension == ".gz" and stem.lower().endswith(".nii") else extension
+
+
+def any_ends_in(names: Iterable[str], extensions: tuple[str, ...]) -> bool:
+    """Whether any file name has one of the extensions, in upper or lower case."""
+    return bool(_endings(extensions).search("\n".join(names)))  # at once: folders can be large
+
+
+@cache
+def _endings(extensions: tuple[str, ...]) -> re.Pattern[str]:
+    pattern = "|".join(map(re.escape, extensions))
+    return re.compile(rf"(?:{pattern})$", re.IGNORECASE | re.MULTILINE)
 
 
 def _is_unnamed_dicom(path: Path) -> bool:

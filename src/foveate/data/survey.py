@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.discovery import EXTENSIONS, extension_of, remember, walk_folders
+from foveate.data.discovery import EXTENSIONS, any_ends_in, extension_of, remember, walk_folders
 from foveate.errors import BrokenImage
 from foveate.images.codec import read_image, read_index_mask
 
 LABEL_EXTENSIONS = (".txt", ".xml", ".json")
-_HAS_LABEL_FILE = re.compile(r"\.(?:txt|xml|json)$", re.IGNORECASE | re.MULTILINE)
 MASK_SUFFIX = re.compile(
     r"[ _.-](?:(?:cp_)?masks?|seg|segmentation|gt|ground[ _-]?truth|label(?:s|led|ed)?|annotation"
     r"|annot|lesion|manual|1stho|l)(?:[ _-]?\d{1,3})?$",
@@ -98,7 +97,7 @@ def _survey_names(folder: Path, names: Sequence[str], root: Path, survey: Survey
     survey.images += len(stems) - sum(map(len, masks.values()))
     for image, own in masks.items():
         survey.masks.add(folder / image, folder / own[0], root)
-    if not _HAS_LABEL_FILE.search("\n".join(names)):  # at once: folders can be large
+    if not any_ends_in(names, LABEL_EXTENSIONS):
         return
     images = dict(stems)
     for name in names:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from foveate.data.discovery import EXTENSIONS, extension_of, walk_folders
+from foveate.data.discovery import EXTENSIONS, any_ends_in, extension_of, walk_folders
 from foveate.data.foreign_data import foreign_file
 from foveate.data.survey import LABEL_EXTENSIONS, MANY_LABELS
 from foveate.messages import counted
@@ -30,7 +30,7 @@ def unread_labels(root: Path) -> Iterator[str]:
     labels, images, folders = dict[str, str](), list[str](), dict[str, set[str]]()
     top: list[str] = []
     listed = list(walk_folders(root))
-    if not any(name.lower().endswith(_KINDS) for _, names in listed for name in names):
+    if not any(any_ends_in(names, _KINDS) for _, names in listed):
         return
     for folder, names in listed:
         top = names if folder == root else top

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from foveate.data.discovery import remember, walk_folders
+from foveate.data.discovery import any_ends_in, remember, walk_folders
 from foveate.data.formats._box_table import is_file
 from foveate.data.image_rows import ImageFinder
 from foveate.errors import DataError
@@ -18,10 +18,7 @@ from foveate.types import Issue
 from foveate.utils.paths import printable
 
 HEAD = 262_144  # bytes that are read to recognize a file
-_EXTENSIONS = frozenset(
-    {".json", ".xml", ".csv", ".jsonl", ".ndjson", ".manifest", ".labels", ".txt"}
-)
-_HAS_EXTENSION = re.compile(rf"(?:{'|'.join(map(re.escape, _EXTENSIONS))})$", re.I | re.M)
+_EXTENSIONS = (".json", ".xml", ".csv", ".jsonl", ".ndjson", ".manifest", ".labels", ".txt")
 _MAX_IN_FOLDER = 20  # files of one kind that a folder has; more belong to an image each
 _MAX_FILES = 60  # that are opened to recognize a format
 _MAX_NAME = 250  # characters of a file name
@@ -41,7 +38,7 @@ def files_by_extension(root: Path) -> dict[str, list[tuple[Path, list[str]]]]:
 def _files_by_extension(root: Path) -> dict[str, list[tuple[Path, list[str]]]]:
     found: dict[str, list[tuple[Path, list[str]]]] = {each: [] for each in _EXTENSIONS}
     for folder, names in walk_folders(root):
-        if not _HAS_EXTENSION.search("\n".join(names)):  # at once: folders can be large
+        if not any_ends_in(names, _EXTENSIONS):
             continue
         own: dict[str, list[str]] = {}
         for name in names:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from foveate.data.discovery import is_image, list_folder, walk_folders
+from foveate.data.discovery import any_ends_in, is_image, list_folder, walk_folders
 from foveate.data.split_names import split_in_folders, split_in_name
 from foveate.errors import DataError
 from foveate.types import Split
@@ -67,7 +67,7 @@ def find_plain_yolo(root: Path) -> PlainYolo | None:
         DataError: A folder cannot be listed, or there are different lists of class names.
     """
     listed = list(walk_folders(root))
-    if not any(_may_be_label(name) for _, names in listed for name in names):
+    if not any(any_ends_in(names, (".txt",)) for _, names in listed):
         return None  # without paths of all images, which take ten times as long
     texts, images, name_files = dict[Path, Path](), list[Path](), list[Path]()
     for folder, names in listed:
