@@ -150,6 +150,21 @@ def head_features(
     return features
 
 
+def has_features(
+    model: Model, dataset: ImageDataset, hashes: Sequence[str], mode: ComputeMode
+) -> bool:
+    """Whether the features of `head_features` are in the cache.
+
+    Args:
+        model: The model.
+        dataset: The images.
+        hashes: SHA-256 of each image file.
+        mode: Precision and memory format.
+    """
+    key = _cache_key(model, hashes, mode, dataset.cache.rendering)
+    return (cache_folder() / f"{key}{SUFFIX}").is_file()
+
+
 def backbone_features(
     model: Model,
     scanned: ScannedTable,

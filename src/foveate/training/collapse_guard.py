@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,6 +66,7 @@ class CollapseGuard(Validator):
         order = np.random.default_rng(0).permutation(len(held_out))
         self.selection_indices, self.report_indices = order[::2], order[1::2]
         self.start: FeatureQuality | None = None
+        self.seconds = 0.0  # that the start took to measure
         self.worse_epochs = 0
         self.epochs = 0
 
@@ -75,10 +77,19 @@ class CollapseGuard(Validator):
             model: The model with its initial weights.
             rows: Metrics of the epochs that a resumed run has behind it.
         """
+        begin = time.monotonic()
         self.start = self.measure(model)
+        self.seconds = time.monotonic() - begin
         self.epochs, self.worse_epochs = len(rows), 0
         for row in rows:
             self.worse_epochs = self.worse_epochs + 1 if row.get(_WORSE) else 0
+
+    @property
+    def images(self) -> int:
+        return len(self.held_out)
+
+    def time_image(self, model: Model) -> float:
+        return self.seconds / self.images
 
     def validate(self, model: Model, stop_requested: Callable[[], bool]) -> ValidationResult | None:
         assert self.start is not None

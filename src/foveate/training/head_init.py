@@ -92,13 +92,14 @@ def fit_to_targets(job: Job) -> list[Decision]:
 
 
 def head_training_features(job: Job) -> np.ndarray:
-    """Return (N, D) features of the training images, by the backbone as it came."""
-    dataset = job.dataset("train")
+    """Return (N, D) features, by the backbone as it came, of the images for the head."""
+    indices = job.head_indices()
+    dataset = job.eval_dataset(indices)
     with console.progress(len(dataset), "features") as bar:
         features = head_features(
             job.model,
             dataset,
-            [job.scanned.hashes[index] for index in job.indices("train")],
+            [job.scanned.hashes[index] for index in indices],
             batch_size=job.recipe.training.batch_size,
             device=job.device,
             mode=ComputeMode.for_training(job.recipe.training),
@@ -112,12 +113,13 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
 
     Args:
         job: The fit; its model gets the head, nothing is written.
-        features: (N, D) features of the training images.
+        features: (N, D) features of `job.head_indices()`.
     """
     seed, numeric = job.recipe.seed, job.model.task.prediction_type is Number
-    samples = job.table.in_split("train")
+    indices = job.head_indices()
+    samples = [job.table.samples[index] for index in indices]
     targets = _targets(job, samples)
-    groups = [job.groups[index] for index in job.indices("train")]
+    groups = [job.groups[index] for index in indices]
     labels = strata(samples)
     folds = group_folds(labels, groups, _FOLDS, seed)
     grouped = len(set(groups)) < len(groups)

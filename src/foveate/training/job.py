@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from foveate.data.dataset import ImageDataset
 from foveate.data.scan import ScannedTable
+from foveate.data.tables import strata
 from foveate.messages import Message
 from foveate.modeling.datasets import eval_dataset, training_dataset
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
+from foveate.training.clock import TimeBudget
 from foveate.types import Table
+
+HEAD_IMAGES = "head.images"
+"""The decision to fit the head to a part of the training images: `Job.head_images`."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,13 @@ class PreparedData:
         scanned: samples with splits, hashes and pixels.
         groups: name of the group of near-duplicates of each sample.
         split_reason: where the splits come from.
+        read_seconds: time that reading an image took; 0 if it was not measured.
     """
 
     scanned: ScannedTable
     groups: list[str]
     split_reason: Message
+    read_seconds: float = 0.0
 
 
 @dataclass
@@ -41,7 +50,9 @@ class Job:
         model: the model to train.
         data: its data.
         device: where to train.
-        deadline: moment of `time.monotonic()` when training must be over; None = none.
+        budget: the time that it may take; None = any.
+        image_seconds: time of an image in a training step; 0 until it is measured.
+        head_images: training images that the head is fitted to; None = all.
     """
 
     recipe: Recipe
@@ -49,7 +60,9 @@ class Job:
     model: Model
     data: PreparedData
     device: torch.device
-    deadline: float | None = None
+    budget: TimeBudget | None = None
+    head_images: int | None = None
+    image_seconds: float = 0.0
 
     @property
     def scanned(self) -> ScannedTable:
@@ -71,10 +84,31 @@ class Job:
         """Return the indices of the samples of a split."""
         return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
 
+    def head_indices(self) -> list[int]:
+        """Return the indices of the training images that the head is fitted to.
+
+        Where these are a part of them, it is random, and the same for the same seed; the first
+        image of each class, as it is drawn, is in it.
+        """
+        indices = self.indices("train")
+        if self.head_images is None or self.head_images >= len(indices):
+            return indices
+        drawn = np.random.default_rng(self.recipe.seed).permutation(indices).tolist()
+        labels = dict(zip(indices, strata(self.table.in_split("train")), strict=True))
+        first = list({labels[index]: index for index in reversed(drawn)}.values())
+        ordered = dict.fromkeys([*first, *drawn])
+        return sorted(list(ordered)[: self.head_images])
+
     def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
         """Return the images of a split, as for evaluation or `augmented` as for training."""
-        samples = [self.table.samples[index] for index in self.indices(split)]
-        cache, seed = self.scanned.cache, self.recipe.seed
-        if augmented:
-            return training_dataset(self.model, samples, cache, self.recipe.augment, seed)
-        return eval_dataset(self.model, samples, cache, seed)
+        indices = self.indices(split)
+        if not augmented:
+            return self.eval_dataset(indices)
+        samples = [self.table.samples[index] for index in indices]
+        cache, augment = self.scanned.cache, self.recipe.augment
+        return training_dataset(self.model, samples, cache, augment, self.recipe.seed)
+
+    def eval_dataset(self, indices: Sequence[int]) -> ImageDataset:
+        """Return images as for evaluation, by their indices."""
+        samples = [self.table.samples[index] for index in indices]
+        return eval_dataset(self.model, samples, self.scanned.cache, self.recipe.seed)

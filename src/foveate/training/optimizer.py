@@ -33,11 +33,12 @@ def build_optimizer(model: Model, recipe: TrainingRecipe) -> torch.optim.Optimiz
 
 
 def set_learning_rate(
-    optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, step: int, steps: int
+    optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, step: float, steps: int
 ) -> float:
     """Set the learning rates for a step, 0 <= `step` < `steps`, and return that of the head.
 
-    The schedule has no state: a resumed training needs only the number of the step.
+    The schedule has no state: a resumed training needs only the number of the step. Where time
+    decides how long to train, the position is a part of the steps that are planned, and no number.
     """
     rate = recipe.lr * lr_factor(recipe, step, steps)
     for group in optimizer.param_groups:
@@ -45,7 +46,7 @@ def set_learning_rate(
     return rate
 
 
-def lr_factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
+def lr_factor(recipe: TrainingRecipe, step: float, steps: int) -> float:
     """Return the factor of the peak learning rate at a step.
 
     Linear warm-up from near 0 to 1, then half a cosine to 0 (Loshchilov & Hutter 2017), or

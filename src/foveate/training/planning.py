@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +11,23 @@ import torch
 from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import TooLittleTime
+from foveate.inference.features import has_features
 from foveate.messages import Message
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
+from foveate.training.clock import TimeBudget
 from foveate.training.head_init import needs_features
-from foveate.training.job import Job
+from foveate.training.job import HEAD_IMAGES, Job
+from foveate.training.reserve import after_training
 from foveate.training.resolve import Resolution
 from foveate.types import Batch, Decision
-from foveate.utils.device import ComputeMode, candidate_modes, fastest_mode, to_device
+from foveate.utils.device import (
+    MODE_ROUNDS,
+    ComputeMode,
+    candidate_modes,
+    fastest_mode,
+    to_device,
+)
 
 # input pixels of all epochs together below which timing costs more than it gains
 _MIN_PIXELS_TO_MEASURE = 2000 * 224**2
@@ -27,27 +35,44 @@ _MIN_PIXELS_TO_MEASURE = 2000 * 224**2
 _MIN_PIXELS_FOR_BF16 = 1000 * 224**2
 _TIMED_IMAGES = 8  # images in a step that is timed
 _LONG_TRAINING = 1000  # steps from which TrivialAugment is worth its noise
-_PLANNED_SHARE = 0.8  # of a time budget; the rest is for saving and for noise
+MEASURING_SHARE = 0.05
+"""Of the time that is left, for timing precisions and memory formats."""
+_PLANNED_SHARE = 0.8  # of the time that is left, for training in the first plan
+# of the time that is left, for the features of a head that is a start, or the whole fit
+_HEAD_SHARE, _FIT_SHARE = 0.25, 0.5
+_MIN_HEAD_IMAGES = 50  # fewer are no start for a head
 VALIDATION_COST = 1 / 3  # of an image without gradients, in training steps
-_MIN_EPOCHS = 3  # before a deadline: fewer say nothing about a fine-tuning method
 
 
 def plan_training(job: Job) -> tuple[Recipe, list[Decision]]:
-    """Resolve precision, memory format, augmentation and layer-wise learning rates.
+    """Resolve what is measured or follows from the model: precision, augmentation, learning rates.
+
+    With a time budget, this also plans the number of epochs, and the images of the first head.
 
     Returns:
         The recipe of the job, resolved, and what was decided.
+
+    Raises:
+        TooLittleTime: Fewer epochs fit into the time budget than it demands.
     """
-    resolution = Resolution(job.recipe)
-    for decision in choose_mode(job.model, job.dataset("train"), job.recipe, job.device):
+    resolution, budget = Resolution(job.recipe), job.budget
+    allowed = None if budget is None else MEASURING_SHARE * budget.left()
+    for decision in choose_mode(job.model, job.dataset("train"), job.recipe, job.device, allowed):
         resolution.decide(*decision)
+    if budget is not None:
+        _limit_head(resolution, job, budget)
+        _plan_epochs(resolution, job, budget)
     _resolve_augmentation(resolution, job)
     _resolve_layer_decay(resolution, job)
     return resolution.recipe, resolution.decisions
 
 
 def choose_mode(
-    model: Model, dataset: ImageDataset, recipe: Recipe, device: torch.device
+    model: Model,
+    dataset: ImageDataset,
+    recipe: Recipe,
+    device: torch.device,
+    allowed: float | None = None,
 ) -> list[Decision]:
     """Decide precision and memory format.
 
@@ -58,20 +83,32 @@ def choose_mode(
         dataset: The training images.
         recipe: The recipe, with these two fields open or set.
         device: Where to train.
+        allowed: Seconds that measuring may take; None for any.
     """
     settings, steps = recipe.training, model.tuning.needs_steps
     pixels = len(dataset) * (settings.epochs if steps else 1) * model.backbone.input.size**2
     may_round = steps or pixels >= _MIN_PIXELS_FOR_BF16
     precision = settings.precision if may_round else "fp32"
     candidates = candidate_modes(precision, settings.channels_last)
+    count, default = _TIMED_IMAGES, candidates[0]
     if not len(dataset):
-        mode = candidates[0]
+        mode = default
         reason = Message("choice.no_image_to_measure", "there is no image to measure on")
     elif len(candidates) > 1 and pixels < _MIN_PIXELS_TO_MEASURE and steps:
-        mode = candidates[0]
+        mode = default
         reason = Message("choice.few_to_measure", "too few images to be worth measuring")
     else:
-        mode, reason = fastest_mode(candidates, _timed_step(model, dataset, device, steps))
+        if allowed is not None and len(candidates) > 1:
+            seconds = _image_seconds(model, dataset, default, device, steps)
+            passes = len(candidates) * (MODE_ROUNDS + 1)
+            count = min(_TIMED_IMAGES, int(allowed / (passes * seconds)))
+        if count:
+            step = _timed_step(model, dataset, device, steps, count)
+            mode, reason = fastest_mode(candidates, step)
+        else:
+            mode = default
+            text = "a measurement would take too much of the time that there is"
+            reason = Message("choice.no_time_to_measure", text)
     return [
         Decision("training.precision", mode.precision, reason),
         Decision("training.channels_last", mode.channels_last, reason),
@@ -106,42 +143,15 @@ def time_step(
         torch.accelerator.synchronize(device)
 
 
-def limit_epochs(job: Job) -> tuple[Recipe, list[Decision]]:
-    """Reduce the epochs to those that fit into the time budget and before the deadline.
-
-    Returns:
-        The recipe of the job, and the decision if there was one.
-
-    Raises:
-        TooLittleTime: Fewer than three epochs (or than were set) fit before the deadline.
-    """
-    training, resolution = job.recipe.training, Resolution(job.recipe)
-    if not job.model.tuning.needs_steps or (training.minutes is None and job.deadline is None):
-        return job.recipe, []
-    seconds = _measure_epoch(job)
-    left = math.inf if job.deadline is None else job.deadline - time.monotonic()
-    budget = min(left, math.inf if training.minutes is None else 60 * training.minutes)
-    needed = min(_MIN_EPOCHS, training.epochs) * seconds
-    if job.deadline is not None and _PLANNED_SHARE * left < needed:
-        what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"
-        raise TooLittleTime(what, hint="give more --minutes")
-    epochs = max(1, min(training.epochs, int(_PLANNED_SHARE * budget / seconds)))
-    if epochs < training.epochs:
-        reason = Message(
-            "choice.time_budget",
-            "an epoch takes {seconds} s, the budget is {minutes} minutes",
-            seconds=f"{seconds:.0f}",
-            minutes=f"{budget / 60:.1f}",
-        )
-        resolution.decide("training.epochs", epochs, reason)
-    return resolution.recipe, resolution.decisions
-
-
 def _timed_step(
-    model: Model, dataset: ImageDataset, device: torch.device, with_gradients: bool
+    model: Model,
+    dataset: ImageDataset,
+    device: torch.device,
+    with_gradients: bool,
+    count: int = _TIMED_IMAGES,
 ) -> Callable[[ComputeMode], None]:
-    """Return a function that computes a step on a few training images in a given mode."""
-    batch = next(iter(make_loader(dataset, BatchSampler(len(dataset), _TIMED_IMAGES), workers=0)))
+    """Return a function that computes a step on `count` training images in a given mode."""
+    batch = next(iter(make_loader(dataset, BatchSampler(len(dataset), count), workers=0)))
 
     def step(mode: ComputeMode) -> None:
         time_step(to_device(model, device, mode), batch, mode, device, with_gradients)
@@ -149,16 +159,73 @@ def _timed_step(
     return step
 
 
-def _measure_epoch(job: Job) -> float:
-    """Return the seconds of an epoch of training and validation, measured on one step."""
-    mode = ComputeMode.for_training(job.recipe.training)
-    step = _timed_step(job.model, job.dataset("train"), job.device, with_gradients=True)
+def _image_seconds(
+    model: Model,
+    dataset: ImageDataset,
+    mode: ComputeMode,
+    device: torch.device,
+    with_gradients: bool,
+    count: int = 2,
+) -> float:
+    """Return the seconds of an image in a step on `count` images, after one that warms up."""
+    count = min(count, len(dataset))
+    step = _timed_step(model, dataset, device, with_gradients, count)
     step(mode)
-    start = time.perf_counter()
+    start = time.monotonic()
     step(mode)
-    images = len(job.indices("train"))
-    per_image = (time.perf_counter() - start) / min(_TIMED_IMAGES, images)
-    return per_image * (images + VALIDATION_COST * len(job.indices("val")))
+    return max(time.monotonic() - start, 1e-6) / count
+
+
+def _limit_head(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
+    """Fit the head to as many training images as there is time for their features.
+
+    A fitted head that is only the start of a training is not worth more than a part of the time.
+    """
+    dataset, steps = job.dataset("train"), job.model.tuning.needs_steps
+    mode = ComputeMode.for_training(resolution.recipe.training)
+    hashes = [job.scanned.hashes[index] for index in job.indices("train")]
+    if not (len(dataset) and needs_features(job)) or has_features(job.model, dataset, hashes, mode):
+        return
+    seconds = _image_seconds(job.model, dataset, mode, job.device, with_gradients=False)
+    share = _HEAD_SHARE if steps else _FIT_SHARE
+    left = budget.left() - after_training(job).reserve(seconds)
+    count = max(0, int(share * left / seconds))
+    if count >= len(dataset):
+        return
+    whole = f"{len(dataset) * seconds:.0f}"
+    if steps and count < _MIN_HEAD_IMAGES:
+        text = "the features that a head is fitted to would take about {seconds} s"
+        reason = Message("choice.no_time_for_head", text, seconds=whole)
+        resolution.decide("training.head_init", "random", reason)
+        job.recipe = resolution.recipe
+        return
+    job.head_images = min(len(dataset), max(count, _MIN_HEAD_IMAGES))
+    text = "the features of all {images:image|images} would take about {seconds} s"
+    reason = Message("choice.time_for_head", text, images=len(dataset), seconds=whole)
+    resolution.decisions.append(Decision(HEAD_IMAGES, job.head_images, reason))
+
+
+def _plan_epochs(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
+    """Say about how many epochs fit, where time decides; refuse a training that is too short."""
+    training = resolution.recipe.training
+    if not job.model.tuning.needs_steps:
+        return
+    mode, images = ComputeMode.for_training(training), len(job.indices("train"))
+    job.image_seconds = _image_seconds(job.model, job.dataset("train"), mode, job.device, True)
+    seconds = job.image_seconds * (images + VALIDATION_COST * len(job.indices("val")))
+    left = budget.left() - after_training(job).reserve(VALIDATION_COST * job.image_seconds)
+    if _PLANNED_SHARE * left < min(budget.min_epochs, training.epochs) * seconds:
+        what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"
+        raise TooLittleTime(what, hint="give more --minutes")
+    if budget.open_end:
+        text = (
+            "about as many as {minutes} minutes hold, at {seconds} s an epoch: time decides when "
+            "training ends"
+        )
+        seconds_text, minutes = f"{seconds:.1f}", f"{max(0, left) / 60:.1f}"
+        reason = Message("choice.time_budget", text, seconds=seconds_text, minutes=minutes)
+        epochs = max(1, int(_PLANNED_SHARE * left / seconds))
+        resolution.decide("training.epochs", epochs, reason)
 
 
 def _resolve_augmentation(resolution: Resolution, job: Job) -> None:

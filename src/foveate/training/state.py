@@ -31,14 +31,21 @@ class TrainingState:
         epoch: finished epochs.
         step_in_epoch: finished steps of the current epoch.
         step: finished steps of the whole training.
-        loss_sum: summed losses of the current epoch.
+        round: finished rounds, each of which ends with a validation; an epoch each, unless there is
+            a time budget.
+        step_in_round: finished steps of the current round.
+        loss_sum: summed losses of the current round.
+        progress: share of the training that is done; 0 without a time budget, where steps tell.
         best_score: [main metric, -loss] of the best epoch; empty before the first validation.
         best_epoch: number of that epoch, from 0; -1 before the first validation, and as long as
             the weights before training are the best.
+        best_round: round of these weights, as `best_epoch`.
         bad_steps: steps in a row that were skipped, because their loss or gradient was not finite.
         seconds: time spent on training until the last checkpoint.
         stop_reason: row of a `Message`: why the training ends before its last epoch; empty until
             then.
+        used: seconds of the time budget that were used until the last checkpoint.
+        validation_images: images that a validation scores; None for all.
         max_images: largest micro-batch that fits into memory; None where that was no problem.
         processes: number of processes that train together.
         threads: number of threads of each; 0 until it is known.
@@ -47,12 +54,18 @@ class TrainingState:
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
+    round: int = 0
+    step_in_round: int = 0
     loss_sum: float = 0.0
+    progress: float = 0.0
     best_score: list[float] = field(default_factory=list)
     best_epoch: int = -1
+    best_round: int = -1
     bad_steps: int = 0
     seconds: float = 0.0
     stop_reason: dict[str, Any] = field(default_factory=dict)
+    used: float = 0.0
+    validation_images: int | None = None
     max_images: int | None = None
     processes: int = 1
     threads: int = 0
@@ -64,7 +77,7 @@ class TrainingResult:
 
     Attributes:
         tensors: the weights to keep.
-        epochs: finished epochs.
+        epochs: finished epochs; with a part of the last one where time ended it.
         best_epoch: the epoch of these weights, from 0; -1 where none was scored, or none was better
             than the start.
         steps: steps of the optimizer.
@@ -75,7 +88,7 @@ class TrainingResult:
     """
 
     tensors: NamedTensors
-    epochs: int
+    epochs: float
     best_epoch: int
     steps: int
     seconds: float
@@ -149,7 +162,7 @@ def save_training(
         for part, named in parts.items()
         for name, tensor in named.items()
     }
-    name = f"step-{state.step:09d}-{state.epoch:06d}"
+    name = f"step-{state.step:09d}-{state.round:06d}"
     save_checkpoint(folder, name, Checkpoint(tensors, asdict(state)))
 
 

@@ -20,7 +20,6 @@ from foveate.training.planning import time_step
 from foveate.utils.device import ComputeMode, to_device
 
 _BATCHES_PER_WORKER = 4  # batches that are timed: twice what a worker reads ahead
-_PLANNED_SHARE = 0.9  # of a time budget; the rest is for saving and for noise
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,6 @@ class Throughput:
     @property
     def epoch_seconds(self) -> float:
         return self.images / self.images_per_second
-
-    def epochs_within(self, minutes: float) -> int:
-        """Return how many epochs fit into a time budget, at least 1."""
-        return max(1, int(_PLANNED_SHARE * 60 * minutes / self.epoch_seconds))
 
     def numbers(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,6 @@ resumed ends with the same weights as one that was not.
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -14,63 +13,58 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
-from foveate.data.dataset import ImageDataset, seed_from
+from foveate.data.dataset import ImageDataset
 from foveate.data.loading import BatchSampler, make_loader
-from foveate.data.transforms import mix_batch
-from foveate.errors import Diverged, Interrupted
-from foveate.inference.microbatch import MicroBatcher
-from foveate.messages import Message, counted, message_from
+from foveate.errors import Interrupted
+from foveate.messages import Message, message_from
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.checkpoints import require_disk_space
 from foveate.run.folder import Run
-from foveate.training.bad_steps import BadStep, save_bad_step
-from foveate.training.optimizer import (
-    L2SP,
-    build_optimizer,
-    load_optimizer_tensors,
-    lr_factor,
-    optimizer_tensors,
-    set_learning_rate,
-)
+from foveate.training.clock import AfterTraining, TimeBudget, TrainingPlan
+from foveate.training.optimizer import load_optimizer_tensors, lr_factor, optimizer_tensors
 from foveate.training.state import (
     NamedTensors,
     TrainingResult,
-    TrainingState,
-    WeightAverage,
     copy_tensors,
     load_training,
     save_training,
 )
+from foveate.training.stepper import Stepper
 from foveate.training.validation import ValidationResult, Validator
 from foveate.types import Batch, Decision
 from foveate.utils import console, log
-from foveate.utils.device import ComputeMode, to_device
 from foveate.utils.distributed import DistributedContext
 from foveate.utils.invocation import shell_command
 from foveate.utils.signals import StopRequest, signal_name, stop_requested
 
 _ALL_DONE = Message("training.all_epochs", "all epochs done")
 _TIME_IS_UP = Message("training.time_is_up", "time budget used up")
+CUT_BY_TIME = "training.cut_by_time"
+"""Id of the reason why a training ended before the epochs that were asked for."""
 _SAMPLE_EPOCHS = 10  # epochs of a training after which generated samples go to TensorBoard
 
 
-class Trainer:
-    """Trains a model in place, and keeps the weights of its best epoch.
+class Trainer(Stepper):
+    """Trains a model in place, and keeps the weights of its best round.
+
+    A round is an epoch. With a time budget it is the time between two validations, which may be a
+    part of an epoch or several of them.
 
     Args:
         model: The model; it is moved to the device.
         recipe: The resolved recipe.
         run: Run folder, for checkpoints and metrics.
         dataset: Training images, augmented.
-        validator: Scores every epoch; without one the last epoch is kept.
+        validator: Scores every round; without one the last one is kept.
         device: Where to train.
-        score_start: Whether the weights before training are a candidate, too, as those of an
-            epoch are: a fitted head, or an earlier run.
+        score_start: Whether the weights before training are a candidate, too, as those of a round
+            are: a fitted head, or an earlier run.
         teacher: Gives an additional loss, a scalar, from the model's output and the batch.
-        deadline: Moment of `time.monotonic()` after which no step begins.
+        budget: The time that there is; None for any.
+        after: What has to follow training within the budget.
+        image_seconds: Time of an image in a step, as far as it is known before the first one.
         distributed: The processes that train this model together, each with a trainer of its own.
         command: Command that resumes this training, for messages.
     """
@@ -86,34 +80,23 @@ class Trainer:
         *,
         score_start: bool = False,
         teacher: Callable[[Any, Batch], Tensor] | None = None,
-        deadline: float | None = None,
+        budget: TimeBudget | None = None,
+        after: AfterTraining | None = None,
+        image_seconds: float = 0.0,
         distributed: DistributedContext | None = None,
         command: str = "fit",
     ) -> None:
-        self.recipe = recipe
-        self.run = run
-        self.dataset = dataset
-        self.validator = validator
-        self.device = device
-        self.score_start = score_start and validator is not None
-        self.teacher = teacher
-        self.deadline = deadline
-        self.distributed = distributed or DistributedContext()
-        self.command = command
-
         settings = recipe.training
-        self.mode = ComputeMode.for_training(settings)
-        self.model = to_device(model, device, self.mode)
-        self.optimizer = build_optimizer(model, settings)
-        self.l2_sp = L2SP(model, settings.l2_sp)
-        self.live = model.trained_tensors()
-        self.buffers = [tensor for name, tensor in model.named_buffers() if name in self.live]
-        self.average = WeightAverage(self.live, settings.ema)
+        batches = len(BatchSampler(len(dataset), settings.batch_size))
+        expected_step = image_seconds * min(settings.batch_size, len(dataset))
+        plan = TrainingPlan(
+            settings.epochs, batches, budget, after or AfterTraining(), expected_step
+        )
+        super().__init__(model, recipe, run, dataset, plan, device, teacher, distributed)
+        self.validator = validator
+        self.score_start = score_start and validator is not None
+        self.command = command
         self.kept: NamedTensors = {}
-        self.micro_batcher = MicroBatcher(settings.micro_batch, self._record_micro_batch)
-        self.steps = settings.epochs * len(BatchSampler(len(dataset), settings.batch_size))
-        threads = torch.get_num_threads()
-        self.state = TrainingState(processes=self.distributed.size, threads=threads)
         self.saved_at = time.monotonic()
         use_board = settings.tensorboard and self.distributed.is_main
         self.board = _tensorboard_writer(run) if use_board else None
@@ -130,39 +113,40 @@ class Trainer:
         self._resume()
         require_disk_space(self.run.folder, self.checkpoint_bytes())
         with torch.random.fork_rng(), stop_requested() as stop:
+            self._limit_validation()
             if self.score_start and not self.state.step and not self.state.best_score:
                 self._validate_start(stop)
-            while self.state.epoch < self.recipe.training.epochs and not self.state.stop_reason:
-                self._train_epoch(stop)
+            self.plan.begin()
+            if self.kept and self.distributed.any(self.plan.time_is_up(), self.device):
+                self.state.stop_reason = self._cut_reason().row()
+            while not self.plan.is_done(self.state) and not self.state.stop_reason:
+                self._train_round(stop)
                 self._validate(stop)
                 self._log_sample_images()
-                self._end_epoch()
+                self._end_round()
                 self._save()
                 self._exit_if_stopped(stop)
         return TrainingResult(
             tensors=self.kept or self.average.snapshot(),
-            epochs=self.state.epoch,
+            epochs=self.plan.epochs_done(self.state),
             best_epoch=self.state.best_epoch,
             steps=self.state.step,
             seconds=self.state.seconds,
             reason=message_from(self.state.stop_reason) if self.state.stop_reason else _ALL_DONE,
-            kept_start=self.score_start and self.state.best_epoch < 0,
+            kept_start=self.score_start and self.state.best_round < 0,
         )
 
-    def replay_step(self, step: BadStep) -> tuple[float, float]:
-        """Return loss and gradient norm of a skipped step, computed again from its saved state."""
-        self.state.step, self.state.epoch = int(step.info["step"]), int(step.info["epoch"])
-        self.micro_batcher.max_images = step.info["max_images"]
-        self.model.load_tensors(step.weights)
-        self.model.tuning.load_state(step.tuning_state)
-        self.model.tuning.begin_epoch(self.model, self.state.epoch, self.recipe.training.epochs)
-        self.model.train()
-        with torch.random.fork_rng():
-            return self.compute_gradients(step.batch, [])
+    # --- one round
 
-    # --- one epoch
+    def _train_round(self, stop: StopRequest) -> None:
+        """Train to the next validation."""
+        while not self._train_epoch(stop) and self.plan.budget is not None:
+            self._end_epoch()
+            if self.plan.is_done(self.state):
+                return
 
-    def _train_epoch(self, stop: StopRequest) -> None:
+    def _train_epoch(self, stop: StopRequest) -> bool:
+        """Train to the end of the epoch, or return True where the round ends before that."""
         epoch, settings = self.state.epoch, self.recipe.training
         sampler = BatchSampler(
             len(self.dataset),
@@ -172,156 +156,60 @@ class Trainer:
             start=self.state.step_in_epoch,
             team=self.distributed,
         )
-        self.model.tuning.begin_epoch(self.model, epoch, settings.epochs)
+        epochs = self.plan.epochs(self.state)
+        self.model.tuning.begin_epoch(self.model, epoch, epochs)
         self.model.train()
-        title = f"epoch {epoch + 1}/{settings.epochs}"
-        with console.progress(sampler.image_count, title) as bar:
+        with console.progress(sampler.image_count, f"epoch {epoch + 1}/{epochs}") as bar:
             for batch in make_loader(self.dataset, sampler, self.recipe.data.workers):
                 self._step(batch)
-                mean_loss = self.state.loss_sum / self.state.step_in_epoch
+                mean_loss = self.state.loss_sum / self.state.step_in_round
                 bar.advance(len(batch), f"loss {mean_loss:.3f}")
+                round_is_over = self._count_step()
                 self._exit_if_stopped(stop)
                 self._save_if_due()
-                if self._time_is_up():
-                    self.state.stop_reason = _TIME_IS_UP.row()
-                    return
+                if round_is_over:
+                    return True
+        return False
 
-    def _step(self, batch: Batch) -> None:
-        """Take one step; one whose loss or gradient is not finite leaves no trace."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.buffers]
-        loss, norm = self.compute_gradients(batch, buffers)
-        set_learning_rate(self.optimizer, self.recipe.training, self.state.step, self.steps)
-        if math.isfinite(loss) and math.isfinite(norm):
-            self._update(loss)
-        else:
-            self._skip_step(buffers, batch, loss, norm)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.state.step += 1
-        self.state.step_in_epoch += 1
+    def _count_step(self) -> bool:
+        """Revise the plan after a step; return whether the round ends with it."""
+        turn = self.plan.count_step(self.state)
+        if self.plan.budget is None:
+            return False
+        turn = self.distributed.broadcast(turn)  # clocks differ, and so do speeds
+        self.state.progress = turn.progress
+        if turn.is_last and not self.plan.is_done(self.state):
+            self.state.stop_reason = self._cut_reason().row()
+        return turn.validate or turn.is_last
 
-    def _update(self, loss: float) -> None:
-        """Let the optimizer, and all that follow it, change the weights."""
-        model, step = self.model, self.state.step
-        self.optimizer.step()
-        self.l2_sp.pull(self.optimizer)
-        model.tuning.after_step(model, step, self.steps)
-        model.task.after_step(model.backbone, model.head, step, self.steps)
-        self.distributed.average(each for each in self.buffers if each.is_floating_point())
-        self.average.update(step)
-        self.state.bad_steps = 0
-        self.state.loss_sum += loss
-
-    # --- gradients
-
-    def compute_gradients(
-        self, batch: Batch, buffers: list[tuple[Tensor, Tensor]]
-    ) -> tuple[float, float]:
-        """Compute the clipped gradients of a step.
-
-        If memory is exhausted, it begins again with micro-batches of half the size; the step is
-        the same otherwise.
-
-        Args:
-            batch: The images of the step.
-            buffers: Buffers of the model and their values before the step.
-
-        Returns:
-            The loss, and the norm of the gradient before clipping.
-        """
-        # torch.manual_seed takes 3 ms, for it also seeds the accelerators
-        on_cpu = self.device.type == "cpu"
-        set_seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
-        while True:
-            set_seed(seed_from(self.recipe.seed, "step", self.state.step))
-            try:
-                loss = self._accumulate_gradients(mix_batch(batch, self.recipe.augment))
-                break
-            except Exception as error:
-                self.micro_batcher.halve(error, len(batch))
-            self._discard_gradients(buffers)
-        loss = self._average_over_processes(loss)
-        if self.state.epoch < self.recipe.training.head_epochs:
-            self._drop_backbone_gradients()
-        self.model.tuning.add_gradients(self.model)
-        norm = clip_grad_norm_(self._trainable(), self.recipe.training.clip_norm or math.inf)
-        return loss, float(norm)
-
-    def _accumulate_gradients(self, batch: Batch) -> float:
-        """Add up the gradients of the micro-batches of a batch, and return the mean loss."""
-        total = 0.0
-        for part in self.micro_batcher.slices(len(batch)):
-            micro_batch = to_device(batch.subset(part), self.device, self.mode)
-            with self.mode.autocast(self.device):
-                output = self.model(micro_batch)
-                losses = self.model.task.loss(output, micro_batch)
-                if self.teacher is not None:
-                    losses["teacher"] = self.teacher(output, micro_batch)
-                loss: Any = sum(losses.values()) * (len(micro_batch) / len(batch))
-            loss.backward()
-            total += float(loss.detach())
-        return total
-
-    def _average_over_processes(self, loss: float) -> float:
-        """Average gradients and loss over all processes, and return the loss."""
-        if self.distributed.size == 1:
-            return loss
-        self.distributed.average(each.grad for each in self._trainable() if each.grad is not None)
-        dtype = torch.float64 if self.device.type == "cpu" else torch.float32
-        mean = torch.tensor(loss, dtype=dtype, device=self.device)
-        self.distributed.average([mean])
-        return float(mean)
-
-    def _drop_backbone_gradients(self) -> None:
-        """Keep the backbone still: the optimizer skips what has no gradient."""
-        for parameter in self.model.backbone.parameters():
-            parameter.grad = None
-
-    def _discard_gradients(self, buffers: list[tuple[Tensor, Tensor]]) -> None:
-        """Undo what the passes of a step have changed."""
-        self.optimizer.zero_grad(set_to_none=True)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-
-    def _skip_step(
-        self, buffers: list[tuple[Tensor, Tensor]], batch: Batch, loss: float, norm: float
-    ) -> None:
-        """Undo a step that is not finite, and save it if it is the first one in a row."""
-        self._discard_gradients(buffers)
-        self.state.bad_steps += 1
-        step, count = self.state.step, self.state.bad_steps
-        names = [self.dataset.name_of(index) for index in batch.indices.tolist()]
-        if self.distributed.is_main and count == 1:
-            info = {
-                "step": step,
-                "epoch": self.state.epoch,
-                "loss": repr(loss),
-                "gradient_norm": repr(norm),
-                "max_images": self.micro_batcher.max_images,
-                "images": names,
-            }
-            save_bad_step(self.run.folder, self.model, batch, info)
-        if count >= self.recipe.training.max_bad_steps:
-            raise Diverged(
-                f"the loss or its gradient was NaN or infinite in "
-                f"{counted(count, 'step', 'steps in a row')}",
-                where=f"step {step}: {', '.join(names[:5])}, ...",
-                why=f"the first of these steps is saved in {self.run.folder / 'bad_steps'}",
-                hint="use a smaller --lr, or --set training.precision=fp32",
-            )
-
-    def _record_micro_batch(self, size: int, too_large: int) -> None:
-        """Record that memory holds `size` images, but not `too_large`."""
-        self.state.max_images = size
-        if self.distributed.is_main:
-            batch_size = self.recipe.training.batch_size
-            text = "out of memory with {images} images; the batch size stays {batch_size}"
-            reason = Message("choice.micro_batch", text, images=too_large, batch_size=batch_size)
-            self.run.record([Decision("training.micro_batch", size, reason)])
-
-    def _trainable(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    def _cut_reason(self) -> Message:
+        """Say that time is up, and where epochs were asked for, how many of them are done."""
+        if self.plan.open_end:
+            return _TIME_IS_UP
+        done, epochs = f"{self.plan.epochs_done(self.state):g}", self.recipe.training.epochs
+        text = "ended by the time budget after {done} of {epochs} epochs"
+        return Message(CUT_BY_TIME, text, done=done, epochs=epochs)
 
     # --- validation
+
+    def _limit_validation(self) -> None:
+        """Score a fixed part of the images where all of them would take too much of the time."""
+        validator, limit = self.validator, self.state.validation_images
+        if validator is None or self.plan.budget is None:
+            return
+        if self.distributed.is_main:
+            count, seconds = validator.images, validator.time_image(self.model)
+            limit = limit or self.plan.fitting_images(count, seconds)
+            limit = validator.limit(self.model, limit) if limit < count else count
+            self.plan.expect_validation(seconds, limit)
+            if limit < count:
+                text = (
+                    "during training {limit} of {count} validation images, drawn at random, are "
+                    "scored: all of them would take about {seconds} s each time"
+                )
+                whole = f"{count * seconds:.0f}"
+                log.info(Message("training.part", text, limit=limit, count=count, seconds=whole))
+        self.state.validation_images = self.distributed.broadcast(limit)
 
     def _validate_start(self, stop: StopRequest) -> None:
         """Score the weights before training, and keep them until an epoch is better."""
@@ -333,41 +221,48 @@ class Trainer:
     def _validate(self, stop: StopRequest) -> None:
         """Score the weights that would be kept, and keep them if they are the best so far."""
         settings, state = self.recipe.training, self.state
+        position, steps = self.plan.position(state)
         row: dict[str, Any] = {
-            "train_loss": state.loss_sum / max(1, state.step_in_epoch),
-            "lr": settings.lr * lr_factor(settings, state.step - 1, self.steps),
+            "train_loss": state.loss_sum / max(1, state.step_in_round),
+            "lr": settings.lr * lr_factor(settings, max(0, position - 1), steps),
         }
         if self.validator is None:
-            self.kept, state.best_epoch = self.average.snapshot(), state.epoch
+            self.kept = self.average.snapshot()
+            state.best_epoch, state.best_round = state.epoch, state.round
         else:
             result = self._score_weights(stop)
             if result is not None:
                 self._keep_if_best(result)
                 row |= result.row
-        self._log_epoch(state.epoch + 1, row)
+        budgeted = self.plan.budget is not None
+        self._log_epoch(self.plan.epochs_done(state) if budgeted else state.epoch + 1, row)
 
     def _score_weights(self, stop: StopRequest) -> ValidationResult | None:
         assert self.validator is not None
-        result = None
+        result, start = None, time.monotonic()
         with self.average.applied():  # no checkpoint may be written inside of this block
             if self.distributed.is_main:
                 result = self.validator.validate(self.model, lambda: stop.signal is not None)
         result = self.distributed.broadcast(result)
+        self.plan.note_validation(time.monotonic() - start, self.validator.images)
         self._exit_if_stopped(stop)
         return result
 
     def _keep_if_best(self, result: ValidationResult) -> None:
         state, patience = self.state, self.recipe.training.patience
         if not state.best_score or result.score > state.best_score:
-            state.best_score, state.best_epoch = result.score, state.epoch
+            state.best_score = result.score
+            state.best_epoch, state.best_round = state.epoch, state.round
             self.kept = self.average.snapshot()
-        if patience and state.epoch - state.best_epoch >= patience:
+        if patience and state.round - state.best_round >= patience:
             text = "no better validation score for {epochs:epoch|epochs}"
+            if self.plan.budget is not None:
+                text = "no better score in {epochs:validation|validations}"
             state.stop_reason = Message("training.patience", text, epochs=patience).row()
         if result.stop_reason is not None:
             state.stop_reason = result.stop_reason.row()
 
-    def _log_epoch(self, epoch: int, row: dict[str, Any]) -> None:
+    def _log_epoch(self, epoch: float, row: dict[str, Any]) -> None:
         """Write the numbers of an epoch to the log, to metrics.jsonl and to TensorBoard.
 
         Epoch 0 is the state before training.
@@ -375,7 +270,7 @@ class Trainer:
         if not self.distributed.is_main:
             return
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-        log.info(f"epoch {epoch}/{self.recipe.training.epochs}: {numbers}")
+        log.info(f"epoch {epoch}/{self.plan.epochs(self.state)}: {numbers}")
         seconds = round(self._seconds(), 2)
         row = {"epoch": epoch, "step": self.state.step, **row, "seconds": seconds}
         self.run.append_metrics(row)
@@ -386,8 +281,8 @@ class Trainer:
 
     def _log_sample_images(self) -> None:
         """Show samples of a generative task in TensorBoard, after every tenth of the training."""
-        epoch = self.state.epoch + 1
-        interval = max(1, self.recipe.training.epochs // _SAMPLE_EPOCHS)
+        epoch = self.state.round + 1
+        interval = max(1, self.plan.rounds // _SAMPLE_EPOCHS)
         if self.board is None or epoch % interval:
             return
         with self.average.applied():
@@ -401,7 +296,13 @@ class Trainer:
     def _end_epoch(self) -> None:
         self.state.epoch += 1
         self.state.step_in_epoch = 0
-        self.state.loss_sum = 0.0
+
+    def _end_round(self) -> None:
+        if self.plan.budget is None:
+            self._end_epoch()
+        self.state.round += 1
+        self.state.step_in_round, self.state.loss_sum = 0, 0.0
+        self.plan.resume_clock()
 
     # --- saving and resuming
 
@@ -414,6 +315,8 @@ class Trainer:
         if not self.distributed.is_main:
             return
         self.state.seconds = self._seconds()
+        if self.plan.budget is not None:
+            self.state.used = self.plan.budget.used()
         parts = {
             "model": self.live,
             "average": self.average.tensors,
@@ -438,6 +341,8 @@ class Trainer:
             return
         self.state, parts = saved
         self.micro_batcher.max_images = self.state.max_images or self.micro_batcher.max_images
+        if self.plan.budget is not None:
+            self.plan.budget.charge(self.state.used)
         self._record_resources()
         copy_tensors(parts["model"], self.live)
         copy_tensors(parts["average"], self.average.tensors)
@@ -478,12 +383,6 @@ class Trainer:
         )
         error.exit_code = 128 + (stop.signal or signal.SIGTERM)
         raise error
-
-    def _time_is_up(self) -> bool:
-        minutes = self.recipe.training.minutes
-        late = self.deadline is not None and time.monotonic() > self.deadline
-        over = minutes is not None and self._seconds() > 60 * minutes
-        return self.distributed.any(late or over, self.device)
 
     def _seconds(self) -> float:
         """Return the time spent on training so far."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from foveate.data.dataset import ImageDataset
-from foveate.inference.engine import compute_scores, predict_dataset
+from foveate.inference.engine import BatchPredictions, compute_scores, predict_dataset
 from foveate.messages import Message
+from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.utils.device import ComputeMode
+
+_TIMED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,28 @@ class ValidationResult:
 
 
 class Validator(ABC):
-    """Scores a model after every epoch."""
+    """Scores a model after every epoch, or as often as a time budget allows."""
+
+    @property
+    @abstractmethod
+    def images(self) -> int:
+        """The number of images that are scored."""
+
+    @abstractmethod
+    def time_image(self, model: Model) -> float:
+        """Return about how many seconds an image takes, measured on a few of them."""
+
+    def limit(self, model: Model, images: int) -> int:
+        """Score a random part of the images from now on, if the validator can do with one.
+
+        Args:
+            model: The model.
+            images: The size of the part.
+
+        Returns:
+            The number of images that are scored from now on.
+        """
+        return self.images
 
     @abstractmethod
     def validate(self, model: Model, stop_requested: Callable[[], bool]) -> ValidationResult | None:
@@ -71,23 +97,62 @@ class MetricValidator(Validator):
         self.subsets = subsets or {}
         self.mode = ComputeMode.for_training(recipe.training)
 
+    @property
+    def images(self) -> int:
+        return len(self.dataset.samples)
+
+    def time_image(self, model: Model) -> float:
+        self._predict(model, self._part(model, 1))  # warms up
+        some = self._part(model, _TIMED_IMAGES)
+        start = time.monotonic()
+        self._predict(model, some)
+        return (time.monotonic() - start) / len(some.samples)
+
+    def limit(self, model: Model, images: int) -> int:
+        place = {index: place for place, index in enumerate(self._draw(images))}
+        self.dataset = self._part(model, images)
+        self.subsets = {
+            name: [place[index] for index in indices if index in place]
+            for name, indices in self.subsets.items()
+        }
+        return self.images
+
     def validate(self, model: Model, stop_requested: Callable[[], bool]) -> ValidationResult | None:
-        result = predict_dataset(
+        result = self._predict(model, self.dataset, stop_requested)
+        if stop_requested():
+            return None
+        name, value = self._main_metric(model, result.predictions, range(len(self.dataset.samples)))
+        row = {"val_loss": result.loss, f"val_{name}": value}
+        for subset, indices in self.subsets.items():
+            if not indices:
+                continue
+            _, row[f"val_{name}_{subset}"] = self._main_metric(model, result.predictions, indices)
+        return ValidationResult([value, -result.loss], row)
+
+    def _draw(self, images: int) -> list[int]:
+        """Return the indices of a random part of the images, the same for the same seed."""
+        order = np.random.default_rng(self.recipe.seed).permutation(self.images)
+        return sorted(order[:images].tolist())
+
+    def _part(self, model: Model, images: int) -> ImageDataset:
+        samples = [self.dataset.samples[index] for index in self._draw(images)]
+        return eval_dataset(model, samples, self.dataset.cache, self.dataset.seed)
+
+    def _predict(
+        self,
+        model: Model,
+        dataset: ImageDataset,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> BatchPredictions:
+        return predict_dataset(
             model,
-            self.dataset,
+            dataset,
             self.recipe.training.batch_size,
             self.device,
             self.mode,
             workers=self.recipe.data.workers,
             should_stop=stop_requested,
         )
-        if stop_requested():
-            return None
-        name, value = self._main_metric(model, result.predictions, range(len(self.dataset.samples)))
-        row = {"val_loss": result.loss, f"val_{name}": value}
-        for subset, indices in self.subsets.items():
-            _, row[f"val_{name}_{subset}"] = self._main_metric(model, result.predictions, indices)
-        return ValidationResult([value, -result.loss], row)
 
     def _main_metric(
         self, model: Model, predictions: Sequence[Any], indices: Sequence[int]

@@ -19,7 +19,8 @@ from foveate.messages import Message
 
 _MIN_SPEEDUP = 0.15  # share of the time that a change of precision must save to be worth it
 _DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # that messages name
-_ROUNDS = 2  # timed runs of each mode, after one that warms up
+MODE_ROUNDS = 2
+"""Timed runs of each mode, after one that warms up."""
 
 T = TypeVar("T")
 
@@ -138,7 +139,7 @@ def fastest_mode(
     if len(candidates) == 1:
         return candidates[0], Message("choice.as_set", "as set")
     times: dict[ComputeMode, list[float]] = {mode: [] for mode in candidates}
-    for round_ in range(_ROUNDS + 1):
+    for round_ in range(MODE_ROUNDS + 1):
         for mode in candidates:
             start = time.perf_counter()
             step(mode)

@@ -26,11 +26,10 @@ from foveate.predictions import Labels, Number
 from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE
 from foveate.training.head_init import OutOfFold
 from foveate.training.job import Job
+from foveate.training.reserve import FEATURE_SPACE_IMAGES
 from foveate.types import Decision
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, to_device
-
-_FEATURE_SPACE_IMAGES = 256  # training images that span the feature space
 
 
 def predict_for_job(job: Job, dataset: ImageDataset) -> list[Any]:
@@ -88,7 +87,7 @@ def _calibrate_labels(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any]
             "prediction set, abstention or out-of-distribution score"
         )
         return None
-    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:_FEATURE_SPACE_IMAGES]
+    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:FEATURE_SPACE_IMAGES]
     sampled = [train[index] for index in sorted(drawn.tolist())]
     parts = [
         _predict_with_features(

@@ -25,7 +25,7 @@ from foveate.inference.engine import (
     compute_scores,
     scan_with_progress,
 )
-from foveate.messages import Message
+from foveate.messages import Message, message_from
 from foveate.modeling.backbones import family_of
 from foveate.modeling.model import Model, build_model
 from foveate.modeling.weights import weights_fingerprint
@@ -38,6 +38,7 @@ from foveate.run.folder import (
     Run,
 )
 from foveate.run.lineage import old_and_new, open_earlier_run, read_run_table, split_beside_earlier
+from foveate.training.clock import TimeBudget
 from foveate.training.continual import Teacher, initialize_from_run
 from foveate.training.data import check_trainable_classes
 from foveate.training.head_init import (
@@ -47,12 +48,13 @@ from foveate.training.head_init import (
     head_training_features,
     needs_features,
 )
-from foveate.training.job import Job, PreparedData
+from foveate.training.job import HEAD_IMAGES, Job, PreparedData
 from foveate.training.normalization import measure_normalization
-from foveate.training.planning import limit_epochs, plan_training
+from foveate.training.planning import plan_training
+from foveate.training.reserve import after_training
 from foveate.training.resolve import resolve_recipe
 from foveate.training.state import TrainingResult
-from foveate.training.trainer import Trainer
+from foveate.training.trainer import CUT_BY_TIME, Trainer
 from foveate.training.validation import MetricValidator
 from foveate.types import Decision, Split, Table
 from foveate.utils import log
@@ -86,6 +88,8 @@ class FitResult:
 
     def lines(self) -> list[str]:
         lines = self.evaluation.lines() if self.evaluation else []
+        if self.outcome["reason"]["id"] == CUT_BY_TIME:
+            lines.insert(0, f"training: {message_from(self.outcome['reason'])}")
         lines += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
         if not self.outcome["images"]:
             command = shell_command("evaluate", self.run, "DATA")
@@ -102,12 +106,25 @@ class FitResult:
 
 
 def prepare_job(
-    recipe: Recipe, table: Table, out: Path | None, data: PreparedData | None = None
+    recipe: Recipe,
+    table: Table,
+    out: Path | None,
+    data: PreparedData | None = None,
+    budget: TimeBudget | None = None,
 ) -> Job:
     """Do everything up to the first step; create the run folder once all options are checked.
 
-    `data`: that of another job on the same images, which are then not read again.
+    Args:
+        recipe: What the user asked for.
+        table: The data.
+        out: Run folder to create.
+        data: Those of another job on the same images, which are then not read again.
+        budget: The time that there is; that of the recipe by default.
+
+    Raises:
+        TooLittleTime: Training cannot do what the budget demands.
     """
+    budget = budget or TimeBudget.of(recipe, open_end=not recipe.is_set("training.epochs"))
     Run.require_free(out, recipe.data.path)
     device = resolve_device(recipe.device)
     recipe, decisions = resolve_recipe(recipe, table)
@@ -119,7 +136,7 @@ def prepare_job(
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
     check_trainable_classes(data.scanned.table, recipe.task.name, known)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
-    job = Job(recipe, run, model, data, device)
+    job = Job(recipe, run, model, data, device, budget)
     run.write_environment()
     run.write_json(CLASSES_FILE, list(table.classes))
     run.write_splits(_split_rows(job))
@@ -163,28 +180,34 @@ def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:
             [],
             Message("choice.nothing_to_split", "there are no images to split"),
         )
+    start = time.monotonic()
     scanned, run = scan_with_progress(table, model, recipe.data), open_earlier_run(recipe)
+    seconds = (time.monotonic() - start) / len(table.samples)
     found = find_groups(scanned, recipe.data)
     for note in found.notes:
         log.info(note)
     groups = found.names
     if run is not None:
-        return PreparedData(*split_beside_earlier(scanned, groups, recipe, run))
+        return PreparedData(*split_beside_earlier(scanned, groups, recipe, run), seconds)
     table, how = split_table(scanned.table, groups, recipe.data, recipe.seed)
     if divided := count_divided([sample.split for sample in table.samples], groups):
         log.warning(_divided_groups(divided))
     scanned = replace(scanned, table=table)
     if recipe.data.shots is None:
-        return PreparedData(scanned, groups, how)
+        return PreparedData(scanned, groups, how, seconds)
     text = "{splits}; {shots:training image|training images} per class"
     how = Message("choice.shots", text, splits=how, shots=recipe.data.shots)
-    return PreparedData(*subsample_shots(scanned, groups, recipe.data.shots, recipe.seed), how)
+    scanned, groups = subsample_shots(scanned, groups, recipe.data.shots, recipe.seed)
+    return PreparedData(scanned, groups, how, seconds)
 
 
-def reopen_job(run: Run, recipe: Recipe | None = None) -> Job:
+def reopen_job(run: Run, recipe: Recipe | None = None, budget: TimeBudget | None = None) -> Job:
     """Rebuild the job of an unfinished run; its images must be unchanged.
 
-    `recipe`: replaces that of the run.
+    Args:
+        run: The run.
+        recipe: Replaces that of the run.
+        budget: The time that there is; that of the recipe by default.
 
     Raises:
         RunError: The images have changed.
@@ -204,21 +227,20 @@ def reopen_job(run: Run, recipe: Recipe | None = None) -> Job:
             hint=hint,
         )
     groups = [sample.group or "" for sample in scanned.table.samples]
+    decided = {each.field: each.value for each in run.decisions()}
     return Job(
         recipe,
         run,
         model,
         PreparedData(scanned, groups, Message("choice.recorded_splits", "as recorded in the run")),
         resolve_device(recipe.device),
+        budget or TimeBudget.of(recipe, open_end="training.epochs" in decided),
+        decided.get(HEAD_IMAGES),
     )
 
 
 def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
-    """Fit the head, train, save, and evaluate on `splits`.
-
-    Raises:
-        TooLittleTime: Training cannot finish before the deadline of the job.
-    """
+    """Fit the head, train, save, and evaluate on `splits`."""
     start = time.perf_counter()
     before_parts = scores_before(job)
     frozen = job.model.frozen_tensors()
@@ -227,11 +249,8 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     features = head_training_features(job) if needs_features(job) else None
     head_fit = fit_head(job, features) if features is not None else HeadFit()
     job.run.record(head_fit.decisions)
-    if not job.run.has_checkpoint:
-        job.recipe, decisions = limit_epochs(job)
-        if job.recipe != job.run.recipe():
-            job.run.write_recipe(job.recipe, decisions)
-    outcome = _train(job) if job.model.tuning.needs_steps else _closed_form_result(job, start)
+    steps = job.model.tuning.needs_steps
+    outcome = _train(job, splits) if steps else _closed_form_result(job, start)
     job.model.cpu()
     job.model.load_tensors(outcome.tensors)
     after = weights_fingerprint(job.model.frozen_tensors()) if frozen else ""
@@ -255,9 +274,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
         "parameters": _count_parameters(job.model),
     }
     result["license"] = family_of(job.recipe.backbone.name).license(job.recipe.backbone.name)
-    result["calibration"] = calibrate(
-        job, None if job.model.tuning.needs_steps else head_fit.out_of_fold
-    )
+    result["calibration"] = calibrate(job, None if steps else head_fit.out_of_fold)
     temperature = (result["calibration"] or {}).get("temperature", 1.0)
     chosen = choose_operating_point(job, temperature)
     result["operating_point"] = chosen and asdict(chosen)
@@ -290,7 +307,7 @@ def _closed_form_result(job: Job, start: float) -> TrainingResult:
     return TrainingResult(tensors, 0, -1, 0, time.perf_counter() - start, reason)
 
 
-def _train(job: Job) -> TrainingResult:
+def _train(job: Job, splits: Sequence[Split]) -> TrainingResult:
     train, val = job.dataset("train", augmented=True), job.dataset("val")
     run, start = open_earlier_run(job.recipe), job.recipe.start
     trainer = Trainer(
@@ -304,7 +321,9 @@ def _train(job: Job) -> TrainingResult:
         job.device,
         score_start=run is not None or needs_features(job),
         teacher=Teacher(run, start, job.device) if run and start.distill else None,
-        deadline=job.deadline,
+        budget=job.budget,
+        after=after_training(job, splits),
+        image_seconds=job.image_seconds,
     )
     return trainer.train()
 

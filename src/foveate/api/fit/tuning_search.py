@@ -26,6 +26,7 @@ from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.run.lock import LOCK_FILES
+from foveate.training.clock import TimeBudget
 from foveate.training.data import read_data
 from foveate.training.job import PreparedData
 from foveate.types import Decision, Score, Table
@@ -38,7 +39,7 @@ AUTO = "auto"
 _MAX_WITHOUT_GAIN = 2
 _OVERHEAD = 2.0  # seconds for unmeasured work: writing weights, copying the best one
 _INITIAL_RESERVE = 0.25  # share of the budget kept for evaluation until its cost is measured
-_VALIDATION_PASSES = 3  # passes over the validation images after the last step of a trial
+_MIN_EPOCHS = 3  # of a trial: fewer say nothing about a tuning
 
 
 @dataclass
@@ -255,35 +256,28 @@ class _TuningSearch:
 
     def _fit(self, name: str, left: int) -> FitResult:
         folder, recipe = self._folder(name), with_settings(self.recipe, {"tuning": name})
+        budget = self._budget(left)
         if (folder / "recipe.yaml").is_file():
-            return self._measure_costs(self._resume_trial(Run(folder)))
-        deadline = self._deadline(left)
-        if self.best is not None and self.data is not None and deadline is not None:
-            self._require_time(self.data, deadline)
-        elif self.best is None and deadline is not None:
-            # the first trial always runs, so that there is a result
-            recipe = with_settings(
-                recipe, {"training.minutes": max(1.0, deadline - time.monotonic()) / 60}
-            )
-            deadline = None
-        job = prepare_job(recipe, self.table, folder, self.data)
+            return self._measure_costs(self._resume_trial(Run(folder), budget))
+        if self.best is not None and self.data is not None and budget is not None:
+            self._require_time(self.data, budget)
+        job = prepare_job(recipe, self.table, folder, self.data, budget)
         self.data = job.data
         if not job.indices("val"):
             raise DataError(
                 "--tuning auto compares tunings on validation images, and there are none",
                 hint="--set data.val=0.15",
             )
-        job.deadline = deadline
         with job.run.locked():
             return self._measure_costs(run_job(job, ["val"]))
 
-    def _resume_trial(self, run: Run) -> FitResult:
+    def _resume_trial(self, run: Run, budget: TimeBudget | None) -> FitResult:
         """Resume or re-read a trial of an interrupted search."""
         if run.finished:
             return FitResult(run.folder, evaluate(run.folder, split="val"), run.outcome())
         with run.locked():
             run.remove_partial_files()
-            return run_job(reopen_job(run), ["val"])
+            return run_job(reopen_job(run, budget=budget), ["val"])
 
     def _measure_costs(self, result: FitResult) -> FitResult:
         """Measure the cost of an evaluation on the first one."""
@@ -296,34 +290,37 @@ class _TuningSearch:
             )
         return result
 
-    def _deadline(self, left: int) -> float | None:
-        """Deadline of the next trial's training.
+    def _budget(self, left: int) -> TimeBudget | None:
+        """Return the time of the next trial, up to the end of its evaluation.
 
-        At most half of the budget, so that a costlier trial has a chance; all that is left for the
-        last.
+        It is at most half of all the time, so that a costlier trial has a chance; the last one has
+        all that is left, and trains for as long unless epochs were asked for. The first one always
+        runs, so that there is a result; the others need the time for some epochs.
         """
         if self.clock.budget == math.inf:
             return None
-        free = self.clock.left() - (
-            self._reserve() if self.data else _INITIAL_RESERVE * self.clock.budget
+        free = max(1.0, self.clock.left() - self._reserve())
+        seconds = free if left == 1 else min(free, self.clock.budget / 2)
+        return TimeBudget(
+            seconds / 60,
+            time.monotonic(),
+            open_end=left == 1 and not self.recipe.is_set("training.epochs"),
+            min_epochs=0 if self.best is None else _MIN_EPOCHS,
+            resumable=False,
         )
-        return time.monotonic() + (free if left == 1 else min(free, self.clock.budget / 2))
 
     def _reserve(self) -> float:
-        """Seconds to keep for the validation of the trial and the test of the best one."""
-        assert self.data is not None
+        """Return the seconds to keep for the test of the best one."""
+        if self.data is None:
+            return _INITIAL_RESERVE * self.clock.budget
         splits = [sample.split for sample in self.data.scanned.table.samples]
-        return (
-            self.seconds_per_image
-            * (_VALIDATION_PASSES * splits.count("val") + splits.count("test"))
-            + 2 * self.evaluation_overhead
-            + _OVERHEAD
-        )
+        per_image = self.seconds_per_image + self.data.read_seconds
+        return per_image * splits.count("test") + self.evaluation_overhead + _OVERHEAD
 
-    def _require_time(self, data: PreparedData, deadline: float) -> None:
+    def _require_time(self, data: PreparedData, budget: TimeBudget) -> None:
         """Raise TooLittleTime if even the inference of three epochs exceeds the time left."""
         images = len(data.scanned.table.in_split("train"))
-        needed, left = 3 * self.seconds_per_image * images, deadline - time.monotonic()
+        needed, left = _MIN_EPOCHS * self.seconds_per_image * images, budget.left()
         if left < needed:
             raise TooLittleTime(
                 f"three epochs take at least {needed:.0f} s, {max(0, left):.0f} s are left"

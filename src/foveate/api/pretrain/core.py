@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,10 +37,11 @@ from foveate.modeling.weights import check_weights, weights_fingerprint
 from foveate.recipe import Recipe
 from foveate.reporting.pretraining_page import write_pretraining_report
 from foveate.run.folder import BACKBONE_FILE, CLASSES_FILE, Run
+from foveate.training.clock import EVALUATION_SECONDS, AfterTraining, TimeBudget
 from foveate.training.collapse_guard import CollapseGuard
 from foveate.training.feature_quality import FeatureQuality
 from foveate.training.objectives import objective_task
-from foveate.training.planning import choose_mode
+from foveate.training.planning import MEASURING_SHARE, choose_mode
 from foveate.training.resolve import Resolution, resolve_pretraining
 from foveate.training.state import TrainingResult
 from foveate.training.throughput import Throughput, measure_throughput
@@ -49,6 +52,9 @@ from foveate.utils.device import ComputeMode, resolve_device, to_device
 from foveate.utils.distributed import DistributedContext, join_processes, single_process
 from foveate.utils.invocation import shell_command
 
+_GUARD_PASSES = 3  # of each held-out image: itself and two copies
+_GUARD_SHARE = 0.03  # of a time budget, for one measurement of the held-out images
+_TIMED_IMAGES = 8
 # mild distortions, for the self-retrieval of the guard
 _MILD = Crops(global_views=2, global_area=(0.5, 1.0), color=0.3)
 
@@ -178,18 +184,18 @@ def _prepare_run(
     recipe = resolution.recipe
     model = objective_task(recipe)
     log.info(f"backbone: {recipe.backbone.name}, weights from {model.backbone.origin}")
+    budget = _budget(recipe, resolution.decisions)
+    max_held_out = None if budget is None else _held_out_in_time(model, device, budget)
     with tempfile.TemporaryDirectory() as lists:
-        images, source = collect_images(recipe, labels, model, Path(lists))
+        images, source = collect_images(recipe, labels, model, Path(lists), max_held_out)
         _limit_batch_size(resolution, len(images.train), processes)
         dataset = _training_views(model, images, recipe)
         with single_process():
-            for decision in choose_mode(model, dataset, resolution.recipe, device):
+            allowed = None if budget is None else MEASURING_SHARE * budget.left()
+            for decision in choose_mode(model, dataset, resolution.recipe, device, allowed):
                 resolution.decide(*decision)
-            if dry_run or recipe.training.minutes:
-                throughput = measure_throughput(model, dataset, resolution.recipe, device)
-                if dry_run:
-                    return throughput
-                _limit_epochs(resolution, throughput)
+            if dry_run:
+                return measure_throughput(model, dataset, resolution.recipe, device)
         run = Run.create(out, f"{Path(recipe.data.path).stem}-{recipe.task.name}")
         for name in (TRAIN, HELD_OUT):
             shutil.copyfile(Path(lists) / name, run.folder / name)
@@ -214,18 +220,24 @@ def _limit_batch_size(resolution: Resolution, images: int, processes: int) -> No
         raise UsageError(what, where="training.batch_size", hint=hint)
 
 
-def _limit_epochs(resolution: Resolution, throughput: Throughput) -> None:
-    """Reduce the epochs to those that fit into the time budget."""
-    training = resolution.recipe.training
-    epochs = throughput.epochs_within(training.minutes) if training.minutes else training.epochs
-    if epochs < training.epochs:
-        reason = Message(
-            "choice.time_budget",
-            "an epoch takes {seconds} s, the budget is {minutes} minutes",
-            seconds=f"{throughput.epoch_seconds:.0f}",
-            minutes=f"{training.minutes:g}",
-        )
-        resolution.decide("training.epochs", epochs, reason)
+def _budget(recipe: Recipe, decisions: Sequence[Decision]) -> TimeBudget | None:
+    """Return the time that there is; its end is open where nobody asked for epochs."""
+    decided = {each.field for each in decisions}
+    return TimeBudget.of(recipe, open_end="training.epochs" in decided)
+
+
+def _held_out_in_time(model: Model, device: torch.device, budget: TimeBudget) -> int:
+    """Return how many images the guard can measure in a small part of the time."""
+    spec, backbone = model.backbone.input, model.backbone.eval().to(device)
+    images = torch.zeros(_TIMED_IMAGES, spec.channels, spec.size, spec.size, device=device)
+    with torch.inference_mode():
+        backbone(images, model.task.needs)  # warms up
+        start = time.monotonic()
+        backbone(images, model.task.needs)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+    seconds = _GUARD_PASSES * (time.monotonic() - start) / _TIMED_IMAGES
+    return int(_GUARD_SHARE * budget.left() / max(seconds, 1e-9))
 
 
 def _train_run(run: Run, recipe: Recipe, processes: DistributedContext) -> PretrainResult | None:
@@ -241,7 +253,17 @@ def _train_run(run: Run, recipe: Recipe, processes: DistributedContext) -> Pretr
         guard.measure_start(model, run.read_metrics())
     dataset = _training_views(model, images, recipe)
     trainer = Trainer(
-        model, recipe, run, dataset, guard, device, distributed=processes, command="pretrain"
+        model,
+        recipe,
+        run,
+        dataset,
+        guard,
+        device,
+        budget=_budget(recipe, run.decisions()),
+        # the guard measures the weights that are kept, then their features once more for the report
+        after=AfterTraining((1 + 1 / _GUARD_PASSES) * guard.images, EVALUATION_SECONDS),
+        distributed=processes,
+        command="pretrain",
     )
     result = _train(trainer, start)
     if not processes.is_main:

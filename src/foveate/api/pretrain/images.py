@@ -49,7 +49,11 @@ class PretrainingImages:
 
 
 def collect_images(
-    recipe: Recipe, labeled: Path | None, model: Model, folder: Path
+    recipe: Recipe,
+    labeled: Path | None,
+    model: Model,
+    folder: Path,
+    max_held_out: int | None = None,
 ) -> tuple[PretrainingImages, Message]:
     """List the images at the recipe's path, and the held-out ones.
 
@@ -61,6 +65,7 @@ def collect_images(
             held out, drawn by the seed.
         model: The model, for the size of its input.
         folder: Where to write the lists.
+        max_held_out: The most images to hold out, if there is less time than for the usual number.
 
     Returns:
         The images, and where the held-out ones come from.
@@ -70,10 +75,14 @@ def collect_images(
     """
     root = Path(recipe.data.path)
     cache = ImageCache(model.backbone.input.size, "crop", recipe.data.cache_images)
+    most = min(_MAX_HELD_OUT, max(_MIN_HELD_OUT, max_held_out or _MAX_HELD_OUT))
     if labeled:
-        pairs, source = _draw_labeled(labeled, recipe)
+        pairs, source = _draw_labeled(labeled, recipe, most)
     else:
-        pairs, source = _draw_unlabeled(root, recipe)
+        pairs, source = _draw_unlabeled(root, recipe, most)
+    if len(pairs) == most < _MAX_HELD_OUT:
+        text = "{source}; as many as the time budget can measure again and again"
+        source = Message("choice.held_out_in_time", text, source=source)
     readable = [pair for pair in pairs if _is_readable(pair[0], cache, recipe.data.strict)]
     held_out = Catalog.write(folder / HELD_OUT, (entry for entry, _ in readable))
     locations = {_location(entry) for entry, _ in readable}
@@ -110,21 +119,23 @@ def _location(entry: Entry) -> tuple[Path, int]:
     return entry.path.resolve(), entry.offset
 
 
-def _draw_labeled(data: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], Message]:
+def _draw_labeled(data: Path, recipe: Recipe, most: int) -> tuple[list[tuple[Entry, str]], Message]:
     labeled = read_table(data, allow_outside=recipe.data.allow_outside)
     table = require_single_label(labeled, "a guard with labels")
     samples = [sample for sample in table.samples if sample.split != "test"]
     order = np.random.default_rng(recipe.seed).permutation(len(samples))
-    drawn = [samples[index] for index in sorted(order[:_MAX_HELD_OUT].tolist())]
+    drawn = [samples[index] for index in sorted(order[:most].tolist())]
     pairs = [
         (Entry(sample.key, sample.file.absolute()), label_names(sample)[0]) for sample in drawn
     ]
     return pairs, Message("choice.labeled_held_out", "labeled images of {data}", data=str(data))
 
 
-def _draw_unlabeled(root: Path, recipe: Recipe) -> tuple[list[tuple[Entry, str]], Message]:
+def _draw_unlabeled(
+    root: Path, recipe: Recipe, most: int
+) -> tuple[list[tuple[Entry, str]], Message]:
     total = sum(1 for _ in find_entries(root))
-    count = min(_MAX_HELD_OUT, max(_MIN_HELD_OUT, round(recipe.data.val * total)))
+    count = min(most, max(_MIN_HELD_OUT, round(recipe.data.val * total)))
     drawn = heapq.nsmallest(
         count, find_entries(root), key=lambda entry: seed_from(recipe.seed, "held out", entry.key)
     )

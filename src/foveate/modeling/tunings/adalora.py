@@ -58,6 +58,9 @@ class Adalora(PeftTuning):
         config.total_step = steps
         config.tinit, config.tfinal = int(_WARM * steps), int(_COOL * steps)
         allocator.set_total_step(steps)
+        last = steps - config.tfinal
+        if step > last and not config.rank_pattern:
+            step = last  # peft needs the ranks by now; where steps are revised, it may lack them
         self.tuner.update_and_allocate(step)
 
     def state(self) -> dict[str, Tensor]:

@@ -1,0 +1,261 @@
+"""A time budget, and the plan of a training that keeps it.
+
+A budget counts from the start of the command and holds all that the command does. The plan of a
+training is what is left of it, without what has to follow: it is revised after every step, by the
+seconds that steps and validations have taken lately.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from foveate.recipe import Recipe
+from foveate.training.state import TrainingState
+from foveate.utils.invocation import current_invocation
+
+VALIDATION_SHARE = 0.15  # of the time of training, at most, for validations in the middle of it
+_ROUNDS = 20  # validations of a training that has the time for them
+_VALIDATION_PART = 0.05  # of the time of training that one of them may take
+_MIN_VALIDATION = 32  # images: fewer tell nothing, whatever they cost
+_MIN_ROUND = 0.3  # of the usual one: a shorter rest is trained without another validation
+_SLACK = 0.01  # of the budget: what comes after is never exactly what was measured
+_RECENT = 0.05  # of the budget: steps of that time tell how long the next ones will take
+_HEAD_SHARE = 0.1  # of the training, at most, for a head alone, where time may end it early
+_MIN_STEPS = 3  # steps that are averaged at least
+_LATE = 1.1  # a step may take this much longer than those before it
+EVALUATION_SECONDS = 2.0  # of an evaluation besides inference: scores, images and page of a report
+
+
+class TimeBudget:
+    """The time that a command may take, from its start to its end.
+
+    Args:
+        minutes: The budget.
+        started: When it begins, in seconds of `time.monotonic()`.
+        open_end: Whether time alone decides how long to train, and not the epochs of the recipe.
+        min_epochs: Epochs that have to fit, if the recipe has as many; else training is refused.
+        resumable: Whether a resumed training is charged for what it used before.
+    """
+
+    def __init__(
+        self,
+        minutes: float,
+        started: float,
+        *,
+        open_end: bool = False,
+        min_epochs: int = 0,
+        resumable: bool = True,
+    ) -> None:
+        self.seconds = 60 * minutes
+        self.end = started + self.seconds
+        self.open_end, self.min_epochs, self.resumable = open_end, min_epochs, resumable
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, open_end: bool) -> TimeBudget | None:
+        """Return the budget of a recipe, from the start of the command; None if it has none."""
+        if recipe.training.minutes is None:
+            return None
+        return cls(recipe.training.minutes, current_invocation().started, open_end=open_end)
+
+    def left(self) -> float:
+        """Return the seconds that are left; less than 0 when it is used up."""
+        return self.end - time.monotonic()
+
+    def used(self) -> float:
+        return self.seconds - self.left()
+
+    def charge(self, seconds: float) -> None:
+        """Take off what a training used before it was interrupted."""
+        if self.resumable:
+            self.end -= seconds
+
+
+@dataclass(frozen=True)
+class AfterTraining:
+    """What a command does when training is over.
+
+    Attributes:
+        images: Images that go through the network.
+        seconds: Time of everything else.
+    """
+
+    images: float = 0.0
+    seconds: float = 0.0
+
+    def reserve(self, image_seconds: float) -> float:
+        """Return the time of all that, at so many seconds an image."""
+        return self.images * image_seconds + self.seconds
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What comes after a step.
+
+    Attributes:
+        progress: Share of the training that is done, from 0 to 1.
+        steps: Steps of the whole training, as planned now.
+        validate: Whether to validate now.
+        is_last: Whether time is up.
+    """
+
+    progress: float
+    steps: int
+    validate: bool
+    is_last: bool
+
+
+class TrainingPlan:
+    """How many steps a training takes, when it validates, and where in its schedule it is.
+
+    Without a budget, the epochs of the recipe say it all.
+
+    Args:
+        epochs: Epochs of the recipe: the most that are trained, unless the budget has an open end.
+        steps_per_epoch: Steps of each.
+        budget: The time that there is; None for any.
+        after: What the command does afterwards.
+        expected_step: Seconds of a step, as far as they are known before the first one.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        budget: TimeBudget | None = None,
+        after: AfterTraining = AfterTraining(),
+        expected_step: float = 0.0,
+    ) -> None:
+        self.steps_per_epoch = max(1, steps_per_epoch)
+        self.steps, self.budget, self.after = epochs * steps_per_epoch, budget, after
+        self.expected_step = expected_step
+        self.image_seconds = 0.0  # of an image in a validation
+        self.validation_seconds = 0.0
+        self.began = self.step_began = self.validated = time.monotonic()
+        self.durations: deque[float] = deque()
+
+    @property
+    def open_end(self) -> bool:
+        """Whether time alone decides how long to train."""
+        return self.budget is not None and self.budget.open_end
+
+    @property
+    def rounds(self) -> int:
+        """The number of validations, if time allows them."""
+        return self.steps // self.steps_per_epoch if self.budget is None else _ROUNDS
+
+    def is_done(self, state: TrainingState) -> bool:
+        """Whether all epochs are done."""
+        if self.budget is None:  # only after its validation
+            return state.epoch * self.steps_per_epoch >= self.steps
+        return not self.open_end and state.step >= self.steps
+
+    def epochs_done(self, state: TrainingState) -> float:
+        """Return how many epochs are done; with a part of the last one, as a float."""
+        done = state.epoch + state.step_in_epoch / self.steps_per_epoch
+        return int(done) if done == int(done) else round(done, 4)
+
+    def fitting_images(self, count: int, seconds: float) -> int:
+        """Return how many of `count` images a validation may score, at `seconds` an image."""
+        self.image_seconds = seconds
+        allowed = _VALIDATION_PART * max(0.0, self.time_left())
+        return min(count, max(_MIN_VALIDATION, int(allowed / max(seconds, 1e-9))))
+
+    def begin(self) -> None:
+        """Start the clock: the first step follows."""
+        self.began = self.step_began = self.validated = time.monotonic()
+
+    def resume_clock(self) -> None:
+        """Go on after something that was no step, such as a validation."""
+        self.step_began = time.monotonic()
+
+    def expect_validation(self, image_seconds: float, images: int) -> None:
+        """Reckon with validations that take so long."""
+        self.image_seconds, self.validation_seconds = image_seconds, image_seconds * images
+
+    def note_validation(self, seconds: float, images: int) -> None:
+        """Take account of a validation that is over."""
+        self.validation_seconds, self.validated = seconds, time.monotonic()
+        self.image_seconds = seconds / max(1, images)
+
+    def count_step(self, state: TrainingState) -> Turn:
+        """Take account of a step that is over, and say what comes next."""
+        now = time.monotonic()
+        self.durations.append(now - self.step_began)
+        self.step_began = now
+        if self.budget is None:
+            return Turn(0.0, self.steps, validate=False, is_last=False)
+        while (
+            len(self.durations) > _MIN_STEPS
+            and sum(self.durations) - self.durations[0] > _RECENT * self.budget.seconds
+        ):
+            self.durations.popleft()
+        left = self.steps_left(state.step)
+        progress = state.progress + (1 - state.progress) / (left + 1)
+        return Turn(progress, state.step + left, self._validation_is_due(left), self.time_is_up())
+
+    def position(self, state: TrainingState) -> tuple[float, int]:
+        """Return where in the schedule the next step is, and how long that is, in steps.
+
+        With a budget it is the share that is done which counts: it only grows, whatever the number
+        of steps turns out to be, and is 1 when time is up.
+        """
+        if self.budget is None:
+            return state.step, self.steps
+        steps = max(state.step + 1, state.step + self.steps_left(state.step))
+        return min(state.progress * steps, steps - 1), steps
+
+    def epochs(self, state: TrainingState) -> int:
+        """Return how many epochs the whole training has, as planned now."""
+        _, steps = self.position(state)
+        return max(state.epoch + 1, math.ceil(steps / self.steps_per_epoch))
+
+    def trains_head_alone(self, state: TrainingState, head_epochs: int) -> bool:
+        """Whether the backbone is still frozen, for so many epochs or a tenth of the time."""
+        return state.epoch < head_epochs and (self.budget is None or state.progress < _HEAD_SHARE)
+
+    def time_is_up(self) -> bool:
+        """Whether another step would take more time than there is."""
+        return self.budget is not None and self.time_left() < _LATE * self.step_seconds()
+
+    def step_seconds(self) -> float:
+        """Return the seconds of a step, as the last ones took them."""
+        if not self.durations:
+            return self.expected_step
+        return sum(self.durations) / len(self.durations)
+
+    def time_left(self) -> float:
+        """Return the seconds that are left for steps and for validations between them."""
+        assert self.budget is not None
+        per_image = self.image_seconds or self.step_seconds()
+        after = self.after.reserve(per_image) + self.validation_seconds
+        return self.budget.left() - after - _SLACK * self.budget.seconds
+
+    def steps_left(self, step: int) -> int:
+        """Return how many steps follow, with `step` of them done."""
+        by_epochs = math.inf if self.open_end else self.steps - step
+        if self.budget is None or not self.step_seconds():
+            return max(0, self.steps - step)
+        by_time = self._time_for_steps() / self.step_seconds()
+        return max(0, int(min(by_epochs, by_time)))
+
+    def _time_for_steps(self) -> float:
+        """Return the time that is left without the validations between the steps."""
+        rest = max(0.0, self.time_left())
+        cycle = self._usual_round(rest) + self.validation_seconds
+        rounds = math.floor(rest / cycle) if cycle else 0
+        return rest - rounds * self.validation_seconds
+
+    def _usual_round(self, rest: float) -> float:
+        """Return the seconds between two validations, with `rest` seconds of training to come."""
+        span = time.monotonic() - self.began + rest
+        return max(span / _ROUNDS, self.validation_seconds * (1 / VALIDATION_SHARE - 1))
+
+    def _validation_is_due(self, steps_left: int) -> bool:
+        rest = min(self.time_left(), steps_left * self.step_seconds() + self.validation_seconds)
+        usual = self._usual_round(max(0.0, rest))
+        if time.monotonic() - self.validated < usual:
+            return False
+        return rest > self.validation_seconds + _MIN_ROUND * usual
