@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -92,14 +91,6 @@ def cache_paths(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def separate_cache(cache_paths, monkeypatch):
     monkeypatch.setenv("FOVEATE_CACHE", str(next(cache_paths)))
-
-
-@pytest.fixture
-def process_clock(monkeypatch):
-    """Measure time budgets in CPU time of this process, so that tests pass on a busy computer."""
-    offset = time.monotonic() - time.process_time()
-    for name in ("monotonic", "perf_counter"):
-        monkeypatch.setattr(time, name, lambda: offset + time.process_time())
 
 
 @pytest.fixture(autouse=True)

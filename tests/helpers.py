@@ -53,9 +53,9 @@ def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:
 
     They take a second, more than a small training: for tests that look at the run alone.
     """
-    job = prepare_job(recipe, read_data(recipe), folder)
+    job = prepare_job(recipe, read_data(recipe), folder, evaluated=())
     with job.run.locked():
-        return run_job(job, splits=())
+        return run_job(job)
 
 
 @contextlib.contextmanager

@@ -498,20 +498,6 @@ def test_a_dry_run_reports_the_speed_and_writes_nothing(images, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_time_budget_cuts_the_epochs(images, process_clock, tmp_path):
-    result = foveate.pretrain(
-        images,
-        objective="simclr",
-        out=tmp_path / "run",
-        minutes=0.05,
-        **{**QUICK, "epochs": 1000},
-    )
-    assert result.outcome["epochs"] < 100
-    assert result.outcome["seconds"] < 8
-    reasons = {row["field"]: row["reason"] for row in Run(result.run).read_json("choices.json")}
-    assert "the budget is 0.05 minutes" in reasons["training.epochs"]
-
-
 def write_shard(images: Path, shard: Path) -> Path:
     """The same images in a tar file, with a link and a path that must not be followed."""
     with tarfile.open(shard, "w") as archive:

@@ -34,7 +34,7 @@ from foveate.recipe import with_settings
 from foveate.run import checkpoints
 from foveate.run.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from foveate.run.folder import Run
-from foveate.training import trainer
+from foveate.training import stepper, trainer
 from foveate.training.bad_steps import FOLDER
 from foveate.training.data import read_data
 from foveate.training.replay import replay
@@ -680,7 +680,7 @@ def test_t17_training_stops_after_several_in_a_row_and_names_the_images(
     quick, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        trainer,
+        stepper,
         "mix_batch",
         lambda batch, recipe: replace(
             batch.normalized(), images=torch.full(batch.images.shape, math.inf)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -76,18 +75,6 @@ def test_a_budget_too_small_for_the_first_rung_still_trains_the_cheapest(rungs, 
     assert result.numbers()["tuning"] == "probe"
     assert all("not tried" in row["note"] for row in read_leaderboard(result.run)[1:])
     assert "even the cheapest tuning takes longer" in capsys.readouterr().out
-
-
-def test_a_budget_is_kept_by_skipping_rungs_and_cutting_epochs(rungs, process_clock, tmp_path):
-    start, minutes = time.monotonic(), 0.12
-    settings = {"training.minutes": minutes, "training.epochs": 10_000, "training.patience": 0}
-    result = fit_recipe(with_settings(rungs, settings), tmp_path / "run")
-    # the promise is 5 %, which bench/tunings.py measures
-    assert time.monotonic() - start < 1.3 * 60 * minutes
-    tried = [row["tuning"] for row in read_leaderboard(result.run) if "seconds" in row]
-    assert "last" in tried
-    if (tmp_path / "run" / "trials" / "last").exists():
-        assert Run(tmp_path / "run" / "trials" / "last").recipe().training.epochs < 10_000
 
 
 def test_t1_an_interrupted_ladder_resumes_to_the_same_result(rungs, tmp_path, monkeypatch):

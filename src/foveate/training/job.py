@@ -17,7 +17,7 @@ from foveate.modeling.model import Model
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
 from foveate.training.clock import TimeBudget
-from foveate.types import Table
+from foveate.types import Split, Table
 
 HEAD_IMAGES = "head.images"
 """The decision to fit the head to a part of the training images: `Job.head_images`."""
@@ -51,6 +51,7 @@ class Job:
         data: its data.
         device: where to train.
         budget: the time that it may take; None = any.
+        evaluated: the splits that it is scored on in the end.
         image_seconds: time of an image in a training step; 0 until it is measured.
         head_images: training images that the head is fitted to; None = all.
     """
@@ -62,6 +63,7 @@ class Job:
     device: torch.device
     budget: TimeBudget | None = None
     head_images: int | None = None
+    evaluated: tuple[Split, ...] = ("val", "test")
     image_seconds: float = 0.0
 
     @property

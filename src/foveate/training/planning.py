@@ -190,7 +190,7 @@ def _limit_head(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
     share = _HEAD_SHARE if steps else _FIT_SHARE
     left = budget.left() - after_training(job).reserve(seconds)
     count = max(0, int(share * left / seconds))
-    if count >= len(dataset):
+    if count >= len(dataset) or (not steps and len(dataset) <= _MIN_HEAD_IMAGES):
         return
     whole = f"{len(dataset) * seconds:.0f}"
     if steps and count < _MIN_HEAD_IMAGES:
@@ -199,7 +199,7 @@ def _limit_head(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
         resolution.decide("training.head_init", "random", reason)
         job.recipe = resolution.recipe
         return
-    job.head_images = min(len(dataset), max(count, _MIN_HEAD_IMAGES))
+    job.head_images = max(count, _MIN_HEAD_IMAGES)
     text = "the features of all {images:image|images} would take about {seconds} s"
     reason = Message("choice.time_for_head", text, images=len(dataset), seconds=whole)
     resolution.decisions.append(Decision(HEAD_IMAGES, job.head_images, reason))
@@ -214,7 +214,8 @@ def _plan_epochs(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
     job.image_seconds = _image_seconds(job.model, job.dataset("train"), mode, job.device, True)
     seconds = job.image_seconds * (images + VALIDATION_COST * len(job.indices("val")))
     left = budget.left() - after_training(job).reserve(VALIDATION_COST * job.image_seconds)
-    if _PLANNED_SHARE * left < min(budget.min_epochs, training.epochs) * seconds:
+    needed = min(budget.min_epochs, training.epochs) * seconds
+    if needed and _PLANNED_SHARE * left < needed:
         what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"
         raise TooLittleTime(what, hint="give more --minutes")
     if budget.open_end:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from foveate.evaluation.calibration import MIN_IMAGES
 from foveate.predictions import Boxes, Labels, Number
 from foveate.training.clock import EVALUATION_SECONDS, AfterTraining
 from foveate.training.job import Job
-from foveate.types import Split
 
 FEATURE_SPACE_IMAGES = 256
 """Training images that span the feature space of a run."""
 
 
-def after_training(job: Job, splits: Sequence[Split] = ("val", "test")) -> AfterTraining:
-    """Return the images that go through the network after training, and the time besides.
-
-    Args:
-        job: The fit.
-        splits: Parts of the data that are evaluated.
-    """
-    evaluated = [len(job.indices(split)) for split in splits if job.indices(split)]
+def after_training(job: Job) -> AfterTraining:
+    """Return the images that go through the network after training, and the time besides."""
+    evaluated = [len(job.indices(split)) for split in job.evaluated if job.indices(split)]
     settings, val = job.model.task.settings, len(job.indices("val"))
     asks_for = (getattr(settings, name, None) for name in ("at_sensitivity", "at_specificity"))
     images = sum(evaluated) + _calibration_images(job)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from foveate.data.formats import FORMATS
 from foveate.data.image_cache import rendering_of
 from foveate.data.mosaic import require_spatial_targets
+from foveate.data.streaming import find_entries
 from foveate.data.tables import other_targets
 from foveate.data.value_range import holds_deep_images, measure_value_range
-from foveate.errors import UsageError
+from foveate.errors import BrokenImage, UsageError
+from foveate.images.codec import read_size
 from foveate.messages import Message
 from foveate.modeling.backbones import family_of
-from foveate.modeling.tasks import TASKS, DataFacts, Task
+from foveate.modeling.tasks import TASKS, DataFacts, SpatialTask, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
 from foveate.predictions import ImagePrediction
 from foveate.recipe import Recipe, with_defaults, with_settings
 from foveate.training.objectives import OBJECTIVES
-from foveate.types import Decision, Table
+from foveate.types import Decision, Table, content_of
 
 DEFAULT_OBJECTIVE = "lejepa"
 _PRETRAINING: dict[str, Any] = {
@@ -48,6 +54,9 @@ _FROM_PRETRAINED: dict[str, Any] = {
 Defaults = Mapping[str, tuple[Any, Message]]
 """A value and the reason for it, by dotted field."""
 
+_MEASURED_SIZES = 200  # images whose size is read
+_SIZE_STEP = 32  # px
+_SHORT, _LONG = Message("choice.short_side", "short"), Message("choice.long_side", "long")
 _NAMES_ONLY = Message("choice.names_only", "only class names were given")
 
 
@@ -99,12 +108,15 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
     Raises:
         UsageError: The settings do not fit together, or the task cannot be inferred from the data.
     """
-    resolution = Resolution(recipe)
+    resolution, size_is_open = Resolution(recipe), not recipe.is_set("backbone.size")
     _resolve_data(resolution, table)
     _resolve_value_range(resolution, table)
     _resolve_backbone(resolution)
     task, tuning = _resolve_task(resolution, table), _resolve_tuning(resolution, table)
     resolution.decide_defaults(_plugin_defaults(resolution.recipe, task, tuning))
+    if size_is_open:
+        every = max(1, len(table.samples) // _MEASURED_SIZES)
+        _resolve_size(resolution, (each.source for each in table.samples[::every]), task)
     _refuse_without_effect(resolution.recipe, task, tuning)
     _resolve_training(resolution, tuning)
     settings = resolution.recipe.tuning.settings
@@ -161,6 +173,9 @@ def resolve_pretraining(recipe: Recipe) -> tuple[Recipe, list[Decision]]:
         )
         defaults |= _with_reason(objective.overrides_from_scratch, why)
     resolution.decide_defaults(defaults)
+    if not recipe.is_set("backbone.size"):
+        entries = islice(find_entries(Path(recipe.data.path)), _MEASURED_SIZES)
+        _resolve_size(resolution, (content_of(entry) for entry in entries), None)
     resolution.spell_out("data.path", str(Path(recipe.data.path).resolve()))
     return resolution.recipe, resolution.decisions
 
@@ -216,6 +231,41 @@ def _resolve_backbone(resolution: Resolution) -> None:
     full_name = family_of(name).resolve_name(name)
     if full_name != name:
         resolution.spell_out("backbone.name", full_name)
+
+
+def _resolve_size(
+    resolution: Resolution, sources: Iterable[Path | bytes], task: type[Task] | None
+) -> None:
+    """Let small images be small: a network without weights has no size that it is used to.
+
+    Args:
+        resolution: The recipe; its weights and its backbone are known.
+        sources: Some of the images.
+        task: The task; None for pretraining.
+    """
+    backbone = resolution.recipe.backbone
+    flexible = family_of(backbone.name).flexible_size(backbone.name)
+    if backbone.weights != "none" or flexible is None:
+        return
+    usual, pixel = backbone.size or flexible[0], flexible[1]
+    # where whole images are shown, the long side has to fit
+    longest = task is not None and issubclass(task, SpatialTask)
+    sides = []
+    for source in sources:
+        with suppress(BrokenImage):
+            sides.append(sorted(read_size(source))[longest])
+    if not sides:
+        return
+    median = statistics.median(sides)
+    size = _SIZE_STEP * math.ceil(max(median, 2 * pixel) / _SIZE_STEP)
+    if size < usual:
+        text = (
+            "random weights learn from images of any size, and the {which} side of these is about "
+            "{median} px"
+        )
+        which = _LONG if longest else _SHORT
+        reason = Message("choice.small_images", text, which=which, median=f"{median:.0f}")
+        resolution.decide("backbone.size", size, reason)
 
 
 def _resolve_task(resolution: Resolution, table: Table) -> type[Task]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +110,7 @@ def prepare_job(
     out: Path | None,
     data: PreparedData | None = None,
     budget: TimeBudget | None = None,
+    evaluated: tuple[Split, ...] = ("val", "test"),
 ) -> Job:
     """Do everything up to the first step; create the run folder once all options are checked.
 
@@ -120,6 +120,7 @@ def prepare_job(
         out: Run folder to create.
         data: Those of another job on the same images, which are then not read again.
         budget: The time that there is; that of the recipe by default.
+        evaluated: The splits that it is scored on in the end.
 
     Raises:
         TooLittleTime: Training cannot do what the budget demands.
@@ -136,7 +137,7 @@ def prepare_job(
     known = table.classes if model.tuning.knows_classes else earlier.classes() if earlier else ()
     check_trainable_classes(data.scanned.table, recipe.task.name, known)
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{recipe.tuning.name}")
-    job = Job(recipe, run, model, data, device, budget)
+    job = Job(recipe, run, model, data, device, budget, evaluated=evaluated)
     run.write_environment()
     run.write_json(CLASSES_FILE, list(table.classes))
     run.write_splits(_split_rows(job))
@@ -201,13 +202,19 @@ def _prepare_data(recipe: Recipe, table: Table, model: Model) -> PreparedData:
     return PreparedData(scanned, groups, how, seconds)
 
 
-def reopen_job(run: Run, recipe: Recipe | None = None, budget: TimeBudget | None = None) -> Job:
+def reopen_job(
+    run: Run,
+    recipe: Recipe | None = None,
+    budget: TimeBudget | None = None,
+    evaluated: tuple[Split, ...] = ("val", "test"),
+) -> Job:
     """Rebuild the job of an unfinished run; its images must be unchanged.
 
     Args:
         run: The run.
         recipe: Replaces that of the run.
         budget: The time that there is; that of the recipe by default.
+        evaluated: The splits that it is scored on in the end.
 
     Raises:
         RunError: The images have changed.
@@ -236,11 +243,12 @@ def reopen_job(run: Run, recipe: Recipe | None = None, budget: TimeBudget | None
         resolve_device(recipe.device),
         budget or TimeBudget.of(recipe, open_end="training.epochs" in decided),
         decided.get(HEAD_IMAGES),
+        evaluated,
     )
 
 
-def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
-    """Fit the head, train, save, and evaluate on `splits`."""
+def run_job(job: Job) -> FitResult:
+    """Fit the head, train, save, and evaluate."""
     start = time.perf_counter()
     before_parts = scores_before(job)
     frozen = job.model.frozen_tensors()
@@ -250,7 +258,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     head_fit = fit_head(job, features) if features is not None else HeadFit()
     job.run.record(head_fit.decisions)
     steps = job.model.tuning.needs_steps
-    outcome = _train(job, splits) if steps else _closed_form_result(job, start)
+    outcome = _train(job) if steps else _closed_form_result(job, start)
     job.model.cpu()
     job.model.load_tensors(outcome.tensors)
     after = weights_fingerprint(job.model.frozen_tensors()) if frozen else ""
@@ -281,7 +289,7 @@ def run_job(job: Job, splits: Sequence[Split] = ("val", "test")) -> FitResult:
     if before_parts:
         result["parts"] = {"before": before_parts, "after": scores_after(job)}
     job.run.finish(result)
-    return FitResult(job.run.folder, _evaluate_splits(job, splits), result)
+    return FitResult(job.run.folder, _evaluate_splits(job), result)
 
 
 def _split_rows(job: Job) -> list[dict[str, str]]:
@@ -307,7 +315,7 @@ def _closed_form_result(job: Job, start: float) -> TrainingResult:
     return TrainingResult(tensors, 0, -1, 0, time.perf_counter() - start, reason)
 
 
-def _train(job: Job, splits: Sequence[Split]) -> TrainingResult:
+def _train(job: Job) -> TrainingResult:
     train, val = job.dataset("train", augmented=True), job.dataset("val")
     run, start = open_earlier_run(job.recipe), job.recipe.start
     trainer = Trainer(
@@ -322,7 +330,7 @@ def _train(job: Job, splits: Sequence[Split]) -> TrainingResult:
         score_start=run is not None or needs_features(job),
         teacher=Teacher(run, start, job.device) if run and start.distill else None,
         budget=job.budget,
-        after=after_training(job, splits),
+        after=after_training(job),
         image_seconds=job.image_seconds,
     )
     return trainer.train()
@@ -387,8 +395,8 @@ def _divided_groups(count: int) -> Message:
     return Message("caution.divided_groups", text, groups=count)
 
 
-def _evaluate_splits(job: Job, splits: Sequence[Split]) -> EvaluateResult | None:
+def _evaluate_splits(job: Job) -> EvaluateResult | None:
     """Evaluate the saved run on the splits that have images; the last result is reported."""
-    nonempty = [split for split in splits if job.indices(split)]
+    nonempty = [split for split in job.evaluated if job.indices(split)]
     results = [evaluate(job.run.folder, split=split, device=str(job.device)) for split in nonempty]
     return results[-1] if results else None

@@ -261,7 +261,7 @@ class _TuningSearch:
             return self._measure_costs(self._resume_trial(Run(folder), budget))
         if self.best is not None and self.data is not None and budget is not None:
             self._require_time(self.data, budget)
-        job = prepare_job(recipe, self.table, folder, self.data, budget)
+        job = prepare_job(recipe, self.table, folder, self.data, budget, ("val",))
         self.data = job.data
         if not job.indices("val"):
             raise DataError(
@@ -269,7 +269,7 @@ class _TuningSearch:
                 hint="--set data.val=0.15",
             )
         with job.run.locked():
-            return self._measure_costs(run_job(job, ["val"]))
+            return self._measure_costs(run_job(job))
 
     def _resume_trial(self, run: Run, budget: TimeBudget | None) -> FitResult:
         """Resume or re-read a trial of an interrupted search."""
@@ -277,7 +277,7 @@ class _TuningSearch:
             return FitResult(run.folder, evaluate(run.folder, split="val"), run.outcome())
         with run.locked():
             run.remove_partial_files()
-            return run_job(reopen_job(run, budget=budget), ["val"])
+            return run_job(reopen_job(run, budget=budget, evaluated=("val",)))
 
     def _measure_costs(self, result: FitResult) -> FitResult:
         """Measure the cost of an evaluation on the first one."""

@@ -389,6 +389,13 @@ class Family(ABC):
         """
         return {}
 
+    def flexible_size(self, name: str) -> tuple[int, int] | None:
+        """Return the usual side of the input, px, and that of a pixel of the last map in it.
+
+        None where the network takes one size only.
+        """
+        return None
+
     def license(self, name: str) -> str:
         """Return the license of the weights."""
         return self.info(name).license

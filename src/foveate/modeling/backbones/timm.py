@@ -53,6 +53,12 @@ class TimmFamily(Family):
             offline=name in _OFFLINE,
         )
 
+    def flexible_size(self, name: str) -> tuple[int, int] | None:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if config is None or config.fixed_input_size or not config.pool_size:
+            return None
+        return config.input_size[-1], config.input_size[-1] // config.pool_size[-1]
+
     def open(
         self, name: str, weights: str, size: int | None = None, drop_path: float = 0.0
     ) -> Backbone:
