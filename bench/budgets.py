@@ -1,4 +1,4 @@
-"""`--minutes`: how much of the time that they are given commands use, from their start to their end.
+"""`--minutes`: how much of the time that they are given commands use, from start to end.
 
     python bench/budgets.py --data DATA --out OUT [--cases boxes masks] [--minutes 1 3] [--busy]
 

@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import foveate
 from conftest import caption_recipe
 from foveate.api.fit import pipeline
 from foveate.api.fit.core import fit_recipe
+from foveate.data.loading import BatchSampler, make_loader
 from foveate.errors import Interrupted
 from foveate.inference import engine, features, predictor
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.training import collapse_guard, planning
 from foveate.training.clock import AfterTraining, TimeBudget, TrainingPlan
+from foveate.training.data import read_data
+from foveate.training.resolve import resolve_pretraining, resolve_recipe
 from foveate.training.state import TrainingState
 from foveate.training.trainer import Trainer
 from foveate.utils.invocation import invocation
@@ -122,24 +126,23 @@ def test_t66_fit_takes_the_time_that_it_is_given(steps, tmp_path, monkeypatch, m
     assert len(checks) >= len(rows)
 
 
-def write_voc(root):
+def write_voc(root, objects=lambda number: 1):
+    """Red squares, `objects` of them in the image of each number."""
     rng = np.random.default_rng(0)
     for folder in ("JPEGImages", "Annotations"):
         (root / folder).mkdir(parents=True)
     for number in range(24):
-        pixels, x = rng.integers(0, 60, (48, 48, 3)).astype(np.uint8), int(rng.integers(0, 20))
-        pixels[x : x + 24, x : x + 24] = (250, 20, 20)
+        pixels, boxes = rng.integers(0, 60, (48, 48, 3)).astype(np.uint8), ""
+        for _ in range(objects(number)):
+            x = int(rng.integers(0, 20))
+            pixels[x : x + 24, x : x + 24] = (250, 20, 20)
+            corners = "".join(f"<{side}min>{x}</{side}min>" for side in "xy")
+            corners += "".join(f"<{side}max>{x + 24}</{side}max>" for side in "xy")
+            boxes += f"<object><name>red</name><bndbox>{corners}</bndbox></object>"
         Image.fromarray(pixels).save(root / "JPEGImages" / f"{number}.png")
-        corners = "".join(
-            f"<{name}>{value}</{name}>"
-            for name, value in zip(
-                ("xmin", "ymin", "xmax", "ymax"), (x, x, x + 24, x + 24), strict=True
-            )
-        )
+        size = "<size><width>48</width><height>48</height><depth>3</depth></size>"
         (root / "Annotations" / f"{number}.xml").write_text(
-            f"<annotation><filename>{number}.png</filename><size><width>48</width><height>48"
-            f"</height><depth>3</depth></size><object><name>red</name><bndbox>{corners}</bndbox>"
-            "</object></annotation>"
+            f"<annotation><filename>{number}.png</filename>{size}{boxes}</annotation>"
         )
     return root
 
@@ -189,8 +192,15 @@ def test_t66_epochs_that_are_asked_for_are_the_most(steps, tmp_path, monkeypatch
     many = fit_in_time(with_settings(steps, {"training.epochs": 500}), tmp_path / "many", 1)
     assert 0.85 < machine.share(1) < 1.05
     assert 5 < many.outcome["epochs"] < 30
-    assert many.lines()[1].startswith("training: ended by the time budget after ")
-    assert many.lines()[1].endswith(" of 500 epochs")
+    assert many.lines()[0].startswith("training: ended by the time budget after ")
+    assert many.lines()[0].endswith(" of 500 epochs")
+
+
+def test_t66_without_validation_images_steps_tell_what_comes_after(steps, tmp_path, monkeypatch):
+    machine = Machine(0.3).install(monkeypatch)
+    fit_in_time(with_settings(steps, {"data.val": 0}), tmp_path / "run", 3)
+    assert 0.85 < machine.share(3) < 1.05
+    assert len(Run(tmp_path / "run").read_metrics()) <= 25
 
 
 def test_t66_a_resumed_fit_has_the_time_that_is_left(steps, tmp_path, monkeypatch):
@@ -286,7 +296,7 @@ def run_plan(
             validations.append(now[0] - START)
             now[0] += 0.01 * scored
             plan.note_validation(0.01 * scored, scored)
-            plan.resume_clock()
+            plan.begin_round()
         if turn.is_last:
             return progress, validations, now[0] + 0.01 * 2 * images + 3.0 - START
 
@@ -302,7 +312,7 @@ def run_plan(
         lambda now: 0.3 + 0.4 * (math.sin(now) > 0),
     ],
 )
-def test_the_schedule_ends_when_time_does_whatever_steps_take(monkeypatch, seconds):
+def test_t67_the_schedule_ends_when_time_does_whatever_steps_take(monkeypatch, seconds):
     progress, validations, end = run_plan(monkeypatch, seconds)
     assert progress == sorted(progress)
     assert progress[-1] > 0.95
@@ -311,7 +321,7 @@ def test_the_schedule_ends_when_time_does_whatever_steps_take(monkeypatch, secon
 
 
 @pytest.mark.parametrize("images", [20, 500, 5000])
-def test_validations_take_a_bounded_share_of_the_time(monkeypatch, images):
+def test_t67_validations_take_a_bounded_share_of_the_time(monkeypatch, images):
     _, validations, end = run_plan(monkeypatch, lambda _: 0.5, images=images)
     scored = min(
         images,
@@ -323,3 +333,104 @@ def test_validations_take_a_bounded_share_of_the_time(monkeypatch, images):
     assert len(validations) >= 3
     assert taken < 0.2 * 300
     assert end < 1.05 * 300
+
+
+# --- the size of small images
+
+
+def small_images(folder, size):
+    for number in range(24):
+        name = ("a", "b")[number % 2]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (*size, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def chosen_size(data, **settings):
+    base = {"data.path": str(data), "backbone.name": "resnet18", "backbone.weights": "none"}
+    recipe = with_settings(Recipe(), {**base, "task": "classify", "tuning": "full", **settings})
+    recipe, decisions = resolve_recipe(recipe, read_data(recipe))
+    return recipe.backbone.size, {each.field: str(each.reason) for each in decisions}
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "expected"),
+    [
+        ((32, 40), {}, 64),  # the last map has 2 x 2 cells
+        ((70, 100), {}, 96),
+        ((300, 400), {}, None),  # the network's own
+        ((32, 40), {"backbone.size": 128}, 128),
+        ((32, 40), {"backbone.weights": "hub"}, None),
+        ((32, 40), {"backbone.name": "vit_tiny_patch16_224"}, None),  # of one size only
+    ],
+)
+def test_t68_small_images_are_seen_small_by_networks_without_weights(
+    tmp_path, size, settings, expected
+):
+    chosen, reasons = chosen_size(small_images(tmp_path / "data", size), **settings)
+    assert chosen == expected
+    decided = expected is not None and "backbone.size" not in settings
+    assert ("backbone.size" in reasons) == decided
+    if decided:
+        assert f"the short side of these is about {min(size)} px" in reasons["backbone.size"]
+
+
+def test_t68_where_whole_images_are_shown_the_long_side_has_to_fit(tmp_path):
+    (tmp_path / "data").mkdir()
+    data = write_voc(tmp_path / "data" / "voc")  # 48 px
+    recipe = with_settings(Recipe(), {"data.path": str(data), "backbone.weights": "none"})
+    recipe, decisions = resolve_recipe(recipe, read_data(recipe))
+    assert recipe.task.name == "detect"
+    assert recipe.backbone.size == 64
+    reasons = {each.field: str(each.reason) for each in decisions}
+    assert "the long side of these is about 48 px" in reasons["backbone.size"]
+
+
+def test_t68_pretraining_sees_small_images_small(tmp_path):
+    data = small_images(tmp_path / "data", (32, 32))
+    settings = {"data.path": str(data), "backbone": {"name": "resnet18", "weights": "none"}}
+    assert resolve_pretraining(with_settings(Recipe(), settings))[0].backbone.size == 64
+
+
+# --- memory of detectors
+
+
+@pytest.mark.parametrize("head", ["fcos", "retinanet"])
+def test_t69_the_gradient_of_a_divided_batch_is_that_of_the_whole(tmp_path, head):
+    """Also where the parts have different numbers of objects, over which the losses are means."""
+    data = write_voc(tmp_path / "data", objects=lambda number: number % 3)
+    settings = {
+        "data.path": str(data), "task": {"name": "detect", "head": head, "width": 32, "depth": 1},
+        "backbone": {"name": "test_resnet", "weights": "none", "size": 64}, "device": "cpu",
+        "training.batch_norm": "keep", "training.precision": "fp32", "training.channels_last": False,
+        "training.batch_size": 8, "data.near_duplicates": 1, "training.clip_norm": 0,
+    }  # fmt: skip
+    gradients = []
+    for micro_batch in (None, 3):
+        recipe = with_settings(Recipe(), {**settings, "training.micro_batch": micro_batch})
+        job = pipeline.prepare_job(recipe, read_data(recipe), tmp_path / str(micro_batch))
+        dataset = job.dataset("train")
+        own = Trainer(job.model, job.recipe, job.run, dataset, None, job.device)
+        own.model.train()
+        batch = next(iter(make_loader(dataset, BatchSampler(len(dataset), 8))))
+        loss, _ = own.compute_gradients(batch, [])
+        gradients.append([loss, *(each.grad for each in own.model.parameters())])
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    for whole, divided in zip(gradients[0][1:], gradients[1][1:], strict=True):
+        torch.testing.assert_close(whole, divided, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"backbone.size": 416, "training.batch_size": 32}, 12),
+        ({"backbone.size": 512}, None),  # the default batch
+        ({"backbone.size": 416, "training.batch_size": 32, "training.micro_batch": 32}, 32),
+        ({"backbone.size": 416, "training.batch_size": 32, "backbone.weights": "none"}, None),
+    ],
+)
+def test_t69_large_batches_of_a_detector_are_divided(tmp_path, settings, expected):
+    data = {"data.path": str(write_voc(tmp_path / "data"))}
+    recipe = with_settings(Recipe(), {**data, **settings})
+    assert resolve_recipe(recipe, read_data(recipe))[0].training.micro_batch == expected

@@ -151,13 +151,17 @@ class TrainingRecipe(RecipeSection):
 
     epochs: int = Field(15, ge=1, description="passes over the training images")
     minutes: float | None = Field(
-        None, gt=0, description="time budget, minutes; the number of epochs is reduced to fit"
+        None,
+        gt=0,
+        description="time budget for all that the command does, minutes; it decides how long to "
+        "train, for at most `epochs` where these are set",
     )
     batch_size: int = Field(32, ge=1, description="images per optimizer step")
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="images per forward pass, with gradient accumulation; default: batch_size",
+        description="images per forward pass, with gradient accumulation; default: batch_size, or "
+        "for boxes as many as eight of 512 px have pixels",
     )
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
         "adamw", description="optimizer: adamw, adam or sgd"
@@ -212,7 +216,11 @@ class TrainingRecipe(RecipeSection):
         False,
         description="recompute activations in the backward pass: less memory, more time",
     )
-    patience: int = Field(8, ge=0, description="early-stopping patience, epochs; 0 = off")
+    patience: int = Field(
+        8,
+        ge=0,
+        description="early-stopping patience, epochs (validations with `minutes`); 0 = off",
+    )
     batch_norm: Literal["auto", "keep", "learn"] = Field(
         "auto",
         description="batch normalization statistics of the trainable part: keep the pretrained "

@@ -167,9 +167,9 @@ class TrainingPlan:
         """Start the clock: the first step follows."""
         self.began = self.step_began = self.validated = time.monotonic()
 
-    def resume_clock(self) -> None:
-        """Go on after something that was no step, such as a validation."""
-        self.step_began = time.monotonic()
+    def begin_round(self) -> None:
+        """Start the clock of the next round, after the validation that ended the last one."""
+        self.step_began = self.validated = time.monotonic()
 
     def expect_validation(self, image_seconds: float, images: int) -> None:
         """Reckon with validations that take so long."""
@@ -177,7 +177,7 @@ class TrainingPlan:
 
     def note_validation(self, seconds: float, images: int) -> None:
         """Take account of a validation that is over."""
-        self.validation_seconds, self.validated = seconds, time.monotonic()
+        self.validation_seconds = seconds
         self.image_seconds = seconds / max(1, images)
 
     def count_step(self, state: TrainingState) -> Turn:

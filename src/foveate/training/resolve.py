@@ -23,7 +23,7 @@ from foveate.messages import Message
 from foveate.modeling.backbones import family_of
 from foveate.modeling.tasks import TASKS, DataFacts, SpatialTask, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
-from foveate.predictions import ImagePrediction
+from foveate.predictions import Boxes, ImagePrediction
 from foveate.recipe import Recipe, with_defaults, with_settings
 from foveate.training.objectives import OBJECTIVES
 from foveate.types import Decision, Table, content_of
@@ -56,6 +56,7 @@ Defaults = Mapping[str, tuple[Any, Message]]
 
 _MEASURED_SIZES = 200  # images whose size is read
 _SIZE_STEP = 32  # px
+_MAX_PIXELS = 8 * 512**2  # of a detector's forward pass: 2 to 3 GB, as with the default batch
 _SHORT, _LONG = Message("choice.short_side", "short"), Message("choice.long_side", "long")
 _NAMES_ONLY = Message("choice.names_only", "only class names were given")
 
@@ -119,6 +120,8 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
         _resolve_size(resolution, (each.source for each in table.samples[::every]), task)
     _refuse_without_effect(resolution.recipe, task, tuning)
     _resolve_training(resolution, tuning)
+    if tuning.needs_steps:
+        _limit_memory(resolution, task)
     settings = resolution.recipe.tuning.settings
     resolution.decide_settings("tuning", tuning.resolve_settings(settings, table.classes))
     facts = DataFacts(table.multilabel, closed_form=not tuning.needs_steps)
@@ -336,6 +339,23 @@ def _resolve_training(resolution: Resolution, tuning: type[Tuning]) -> None:
     if recipe.backbone.weights == "none" and not recipe.is_set("training.head_init"):
         why = Message("choice.no_basis", "features of random weights are no basis to fit a head on")
         resolution.decide("training.head_init", "random", why)
+
+
+def _limit_memory(resolution: Resolution, task: type[Task]) -> None:
+    """Divide the steps of a detector whose batch would take some gigabytes.
+
+    It follows from the recipe alone, so that a run can be repeated on another machine. The
+    statistics of a batch cannot be divided: where they are learned, the batch stays whole.
+    """
+    training, size = resolution.recipe.training, resolution.recipe.backbone.size
+    whole = resolution.recipe.is_set("training.micro_batch") or training.batch_norm == "learn"
+    if task.prediction_type is not Boxes or size is None or whole:
+        return
+    images = max(2, _MAX_PIXELS // size**2)
+    if images < training.batch_size:
+        text = "{batch_size} images of {size} px at once take much memory; the step is the same"
+        reason = Message("choice.bounded_memory", text, batch_size=training.batch_size, size=size)
+        resolution.decide("training.micro_batch", images, reason)
 
 
 def _plugin_defaults(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> Defaults:

@@ -149,15 +149,23 @@ class Stepper:
 
     def _accumulate_gradients(self, batch: Batch) -> float:
         """Add up the gradients of the micro-batches of a batch, and return the mean loss."""
-        total = 0.0
-        for part in self.micro_batcher.slices(len(batch)):
+        total, weights = 0.0, None
+        parts = self.micro_batcher.slices(len(batch))
+        for part in parts:
             micro_batch = to_device(batch.subset(part), self.device, self.mode)
             with self.mode.autocast(self.device):
                 output = self.model(micro_batch)
                 losses = self.model.task.loss(output, micro_batch)
                 if self.teacher is not None:
                     losses["teacher"] = self.teacher(output, micro_batch)
-                loss: Any = sum(losses.values()) * (len(micro_batch) / len(batch))
+            if weights is None and len(parts) > 1:
+                whole = to_device(batch, self.device, self.mode)
+                weights = self.model.task.loss_weights(output, whole)
+            own = self.model.task.loss_weights(output, micro_batch) if weights else {}
+            share = len(micro_batch) / len(batch)
+            for name, weight in (weights or {}).items():
+                losses[name] = losses[name] * (own[name] / weight / share)
+            loss: Any = sum(losses.values()) * share
             loss.backward()
             total += float(loss.detach())
         return total

@@ -128,7 +128,7 @@ class Trainer(Stepper):
                 self._exit_if_stopped(stop)
         return TrainingResult(
             tensors=self.kept or self.average.snapshot(),
-            epochs=self.plan.epochs_done(self.state),
+            epochs=_round_epochs(self.plan.epochs_done(self.state)),
             best_epoch=self.state.best_epoch,
             steps=self.state.step,
             seconds=self.state.seconds,
@@ -186,9 +186,9 @@ class Trainer(Stepper):
         """Say that time is up, and where epochs were asked for, how many of them are done."""
         if self.plan.open_end:
             return _TIME_IS_UP
-        done, epochs = f"{self.plan.epochs_done(self.state):g}", self.recipe.training.epochs
+        done = f"{_round_epochs(self.plan.epochs_done(self.state)):g}"
         text = "ended by the time budget after {done} of {epochs} epochs"
-        return Message(CUT_BY_TIME, text, done=done, epochs=epochs)
+        return Message(CUT_BY_TIME, text, done=done, epochs=self.recipe.training.epochs)
 
     # --- validation
 
@@ -256,9 +256,11 @@ class Trainer(Stepper):
             self.kept = self.average.snapshot()
         if patience and state.round - state.best_round >= patience:
             text = "no better validation score for {epochs:epoch|epochs}"
+            reason = Message("training.patience", text, epochs=patience)
             if self.plan.budget is not None:
-                text = "no better score in {epochs:validation|validations}"
-            state.stop_reason = Message("training.patience", text, epochs=patience).row()
+                text = "no better score in {count:validation|validations}"
+                reason = Message("training.patience_in_time", text, count=patience)
+            state.stop_reason = reason.row()
         if result.stop_reason is not None:
             state.stop_reason = result.stop_reason.row()
 
@@ -302,7 +304,7 @@ class Trainer(Stepper):
             self._end_epoch()
         self.state.round += 1
         self.state.step_in_round, self.state.loss_sum = 0, 0.0
-        self.plan.resume_clock()
+        self.plan.begin_round()
 
     # --- saving and resuming
 
@@ -387,6 +389,11 @@ class Trainer(Stepper):
     def _seconds(self) -> float:
         """Return the time spent on training so far."""
         return self.state.seconds + time.monotonic() - self.saved_at
+
+
+def _round_epochs(epochs: float) -> float:
+    """Return whole epochs as they are, and parts of them in two digits or so."""
+    return epochs if isinstance(epochs, int) else round(epochs, 1 if epochs >= 1 else 2)
 
 
 def _tensorboard_writer(run: Run) -> Any:

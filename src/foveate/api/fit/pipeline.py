@@ -87,8 +87,6 @@ class FitResult:
 
     def lines(self) -> list[str]:
         lines = self.evaluation.lines() if self.evaluation else []
-        if self.outcome["reason"]["id"] == CUT_BY_TIME:
-            lines.insert(0, f"training: {message_from(self.outcome['reason'])}")
         lines += [f"{name}: {line}" for name, line in old_and_new_scores(self.outcome)]
         if not self.outcome["images"]:
             command = shell_command("evaluate", self.run, "DATA")
@@ -98,7 +96,9 @@ class FitResult:
             lines = [f"no images were held out: score it with {command}"]
         generates = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
         words = ("generate", self.run) if generates else ("predict", self.run, "IMAGES")
-        return [f"run: {self.run}", *lines, f"next: {shell_command(*words)}"]
+        reason = message_from(self.outcome["reason"])
+        cut = [f"training: {reason}"] if reason.id == CUT_BY_TIME else []
+        return [*cut, f"run: {self.run}", *lines, f"next: {shell_command(*words)}"]
 
     def _repr_html_(self) -> str:
         return f"<p>{self.run}</p>" + (self.evaluation._repr_html_() if self.evaluation else "")

@@ -101,6 +101,15 @@ class Detector(ABC):
     def loss(self, output: Any, targets: list[ObjectTargets]) -> dict[str, Tensor]:
         """Named scalars; their sum is minimized."""
 
+    def loss_weights(self, output: Any, targets: list[ObjectTargets]) -> dict[str, float]:
+        """Return what each loss is divided by, where that is not the number of images.
+
+        Args:
+            output: Of which only what does not depend on the images may be read.
+            targets: The objects of B images.
+        """
+        return {}
+
     @abstractmethod
     def dense_predictions(self, output: Any) -> tuple[Tensor, Tensor]:
         """Return all boxes (B, A, 4) and scores (B, A, K) in [0, 1], before any is dropped.

@@ -107,6 +107,15 @@ class Fcos(Detector):
             "centerness": centerness / max(1, count),
         }
 
+    def loss_weights(self, output: FcosOutput, targets: list[ObjectTargets]) -> dict[str, float]:
+        count, weight = 0, 0.0
+        for target in targets:
+            owner = _assign_points(output, target, self.min_stride, self.max_stride)
+            inside = owner >= 0
+            share = _centerness(output.points[inside], target.boxes[owner[inside]])
+            count, weight = count + len(share), weight + float(share.sum())
+        return {"class": max(1, count), "box": max(1.0, weight), "centerness": max(1, count)}
+
     def dense_predictions(self, output: FcosOutput) -> tuple[Tensor, Tensor]:
         scores = (
             output.logits.float().sigmoid() * output.centerness.float().sigmoid()[..., None]

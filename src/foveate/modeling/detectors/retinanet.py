@@ -85,6 +85,13 @@ class RetinaNet(Detector):
             count += int(inside.sum())
         return {"class": classes / max(1, count), "box": boxes / max(1, count)}
 
+    def loss_weights(
+        self, output: RetinaNetOutput, targets: list[ObjectTargets]
+    ) -> dict[str, float]:
+        owners = (_assign_anchors(output.anchors, target) for target in targets)
+        count = max(1, sum(int((owner >= 0).sum()) for owner in owners))
+        return {"class": count, "box": count}
+
     def dense_predictions(self, output: RetinaNetOutput) -> tuple[Tensor, Tensor]:
         # The coder takes (A, 4 * classes); images stand where it expects classes.
         deltas = output.deltas.float().transpose(0, 1).flatten(1)

@@ -189,6 +189,17 @@ class Task(ABC):
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars, whose sum is minimized."""
 
+    def loss_weights(self, output: Any, batch: Batch) -> dict[str, float]:
+        """Return what each loss of a batch is a mean over, where that is not the images.
+
+        The gradients of the parts of a batch then add up to that of the whole.
+
+        Args:
+            output: The output of the model for any images of this size.
+            batch: The images and targets to count.
+        """
+        return {}
+
     @abstractmethod
     def decode(self, output: Any, batch: Batch) -> list[Any]:
         """Return B predictions, in coordinates of the upright originals."""

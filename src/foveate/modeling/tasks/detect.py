@@ -201,6 +201,9 @@ class Detect(SpatialTask):
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return self.detector.loss(output, targets_of(batch))
 
+    def loss_weights(self, output: Any, batch: Batch) -> dict[str, float]:
+        return self.detector.loss_weights(output, targets_of(batch))
+
     def decode(self, output: Any, batch: Batch) -> list[Boxes]:
         """Return boxes in px of the upright originals, by descending score."""
         side, predictions = batch.images.shape[-1], []
