@@ -240,6 +240,10 @@ def test_t66_the_features_of_a_head_do_not_take_all_of_the_time(
         assert 8 <= decided["head.images"] < 19
     else:
         assert decided["training.head_init"] == "random"
+        # nor does an evaluation on the validation images beside that on the test images
+        assert decided["evaluated"] == "test"
+        folders = (tmp_path / "run" / "evaluations").iterdir()
+        assert [folder.name for folder in folders] == ["test"]
 
 
 # --- pretraining and the search over tunings

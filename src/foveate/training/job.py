@@ -53,6 +53,7 @@ class Job:
         budget: the time that it may take; None = any.
         evaluated: the splits that it is scored on in the end.
         image_seconds: time of an image in a training step; 0 until it is measured.
+        forward_seconds: time of an image without gradients; 0 until it is measured.
         head_images: training images that the head is fitted to; None = all.
     """
 
@@ -65,6 +66,7 @@ class Job:
     head_images: int | None = None
     evaluated: tuple[Split, ...] = ("val", "test")
     image_seconds: float = 0.0
+    forward_seconds: float = 0.0
 
     @property
     def scanned(self) -> ScannedTable:

@@ -18,7 +18,7 @@ from foveate.recipe import Recipe
 from foveate.training.clock import TimeBudget
 from foveate.training.head_init import needs_features
 from foveate.training.job import HEAD_IMAGES, Job
-from foveate.training.reserve import after_training
+from foveate.training.reserve import after_training, limit_evaluation
 from foveate.training.resolve import Resolution
 from foveate.types import Batch, Decision
 from foveate.utils.device import (
@@ -62,6 +62,7 @@ def plan_training(job: Job) -> tuple[Recipe, list[Decision]]:
     if budget is not None:
         _limit_head(resolution, job, budget)
         _plan_epochs(resolution, job, budget)
+        resolution.decisions += limit_evaluation(job)
     _resolve_augmentation(resolution, job)
     _resolve_layer_decay(resolution, job)
     return resolution.recipe, resolution.decisions
@@ -187,6 +188,7 @@ def _limit_head(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
     if not (len(dataset) and needs_features(job)) or has_features(job.model, dataset, hashes, mode):
         return
     seconds = _image_seconds(job.model, dataset, mode, job.device, with_gradients=False)
+    job.forward_seconds = seconds
     share = _HEAD_SHARE if steps else _FIT_SHARE
     left = budget.left() - after_training(job).reserve(seconds)
     count = max(0, int(share * left / seconds))
@@ -212,8 +214,9 @@ def _plan_epochs(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
         return
     mode, images = ComputeMode.for_training(training), len(job.indices("train"))
     job.image_seconds = _image_seconds(job.model, job.dataset("train"), mode, job.device, True)
+    job.forward_seconds = job.forward_seconds or VALIDATION_COST * job.image_seconds
     seconds = job.image_seconds * (images + VALIDATION_COST * len(job.indices("val")))
-    left = budget.left() - after_training(job).reserve(VALIDATION_COST * job.image_seconds)
+    left = budget.left() - after_training(job).reserve(job.forward_seconds)
     needed = min(budget.min_epochs, training.epochs) * seconds
     if needed and _PLANNED_SHARE * left < needed:
         what = f"an epoch takes {seconds:.0f} s, and {max(0, left):.0f} s are left"

@@ -41,8 +41,6 @@ from foveate.utils.signals import StopRequest, signal_name, stop_requested
 
 _ALL_DONE = Message("training.all_epochs", "all epochs done")
 _TIME_IS_UP = Message("training.time_is_up", "time budget used up")
-CUT_BY_TIME = "training.cut_by_time"
-"""Id of the reason why a training ended before the epochs that were asked for."""
 _SAMPLE_EPOCHS = 10  # epochs of a training after which generated samples go to TensorBoard
 
 
@@ -114,11 +112,7 @@ class Trainer(Stepper):
         require_disk_space(self.run.folder, self.checkpoint_bytes())
         with torch.random.fork_rng(), stop_requested() as stop:
             self._limit_validation()
-            if self.score_start and not self.state.step and not self.state.best_score:
-                self._validate_start(stop)
-            self.plan.begin()
-            if self.kept and self.distributed.any(self.plan.time_is_up(), self.device):
-                self.state.stop_reason = self._cut_reason().row()
+            self._begin(stop)
             while not self.plan.is_done(self.state) and not self.state.stop_reason:
                 self._train_round(stop)
                 self._validate(stop)
@@ -133,8 +127,20 @@ class Trainer(Stepper):
             steps=self.state.step,
             seconds=self.state.seconds,
             reason=message_from(self.state.stop_reason) if self.state.stop_reason else _ALL_DONE,
-            kept_start=self.score_start and self.state.best_round < 0,
+            kept_start=self.score_start and self.state.step > 0 and self.state.best_round < 0,
         )
+
+    def _begin(self, stop: StopRequest) -> None:
+        """Score the start if it is a candidate; where there is no time for a step, it is kept."""
+        unscored = self.score_start and not self.state.step and not self.state.best_score
+        if unscored and not self._time_is_up():
+            self._validate_start(stop)
+        self.plan.begin()
+        if (unscored or self.kept) and self._time_is_up():
+            self.state.stop_reason = self._cut_reason().row()
+
+    def _time_is_up(self) -> bool:
+        return self.distributed.any(self.plan.time_is_up(), self.device)
 
     # --- one round
 
@@ -188,7 +194,7 @@ class Trainer(Stepper):
             return _TIME_IS_UP
         done = f"{_round_epochs(self.plan.epochs_done(self.state)):g}"
         text = "ended by the time budget after {done} of {epochs} epochs"
-        return Message(CUT_BY_TIME, text, done=done, epochs=self.recipe.training.epochs)
+        return Message("training.cut_by_time", text, done=done, epochs=self.recipe.training.epochs)
 
     # --- validation
 

@@ -26,7 +26,7 @@ from foveate.predictions import Labels, Number
 from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE
 from foveate.training.head_init import OutOfFold
 from foveate.training.job import Job
-from foveate.training.reserve import FEATURE_SPACE_IMAGES
+from foveate.training.reserve import feature_space_images
 from foveate.types import Decision
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, to_device
@@ -87,7 +87,8 @@ def _calibrate_labels(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any]
             "prediction set, abstention or out-of-distribution score"
         )
         return None
-    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))[:FEATURE_SPACE_IMAGES]
+    drawn = np.random.default_rng(job.recipe.seed).permutation(len(train))
+    drawn = drawn[: feature_space_images(job)]
     sampled = [train[index] for index in sorted(drawn.tolist())]
     parts = [
         _predict_with_features(

@@ -50,10 +50,10 @@ from foveate.training.head_init import (
 from foveate.training.job import HEAD_IMAGES, Job, PreparedData
 from foveate.training.normalization import measure_normalization
 from foveate.training.planning import plan_training
-from foveate.training.reserve import after_training
+from foveate.training.reserve import EVALUATED, after_training
 from foveate.training.resolve import resolve_recipe
 from foveate.training.state import TrainingResult
-from foveate.training.trainer import CUT_BY_TIME, Trainer
+from foveate.training.trainer import Trainer
 from foveate.training.validation import MetricValidator
 from foveate.types import Decision, Split, Table
 from foveate.utils import log
@@ -97,7 +97,7 @@ class FitResult:
         generates = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
         words = ("generate", self.run) if generates else ("predict", self.run, "IMAGES")
         reason = message_from(self.outcome["reason"])
-        cut = [f"training: {reason}"] if reason.id == CUT_BY_TIME else []
+        cut = [f"training: {reason}"] if reason.id == "training.cut_by_time" else []
         return [*cut, f"run: {self.run}", *lines, f"next: {shell_command(*words)}"]
 
     def _repr_html_(self) -> str:
@@ -243,7 +243,7 @@ def reopen_job(
         resolve_device(recipe.device),
         budget or TimeBudget.of(recipe, open_end="training.epochs" in decided),
         decided.get(HEAD_IMAGES),
-        evaluated,
+        ("test",) if EVALUATED in decided else evaluated,
     )
 
 
