@@ -38,7 +38,15 @@ def arguments(case: str, data: Path, out: Path) -> list[str]:
         "pretrain": ["pretrain", data / "cifar10" / "train", "--backbone", "resnet18"],
     }
     if case == "captions":
-        return ["fit", str(write_table("emoji", data, out)), "--task", "caption", "--size", "96"]
+        return [
+            "fit",
+            str(write_table("emoji", data, out)),
+            "--task",
+            "caption",
+            "--size",
+            "96",
+            "--allow-outside",
+        ]
     command = [str(word) for word in commands[case]]
     return [*command, "--weights", "none"] if case == "pretrain" else command
 

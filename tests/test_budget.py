@@ -294,7 +294,7 @@ def run_plan(
         now[0] += seconds(now[0] - START)
         state.step += 1
         turn = plan.count_step(state)
-        state.progress = turn.progress
+        state.progress, plan.planned = turn.progress, turn.steps
         progress.append(turn.progress)
         if turn.validate or turn.is_last:
             validations.append(now[0] - START)

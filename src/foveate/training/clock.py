@@ -96,7 +96,7 @@ class Turn:
 
     Attributes:
         progress: Share of the training that is done, from 0 to 1.
-        steps: Steps of the whole training, as planned now.
+        steps: Steps of the whole training, as they are planned now.
         validate: Whether to validate now.
         is_last: Whether time is up.
     """
@@ -134,7 +134,9 @@ class TrainingPlan:
         self.image_seconds = 0.0  # of an image in a validation
         self.validation_seconds = 0.0
         self.began = self.step_began = self.validated = time.monotonic()
+        self.planned = self.steps  # steps of the whole training, as of the last step
         self.durations: deque[float] = deque()
+        self.recent = 0.0  # seconds of these together
 
     @property
     def open_end(self) -> bool:
@@ -182,16 +184,14 @@ class TrainingPlan:
 
     def count_step(self, state: TrainingState) -> Turn:
         """Take account of a step that is over, and say what comes next."""
-        now = time.monotonic()
-        self.durations.append(now - self.step_began)
-        self.step_began = now
         if self.budget is None:
             return Turn(0.0, self.steps, validate=False, is_last=False)
-        while (
-            len(self.durations) > _MIN_STEPS
-            and sum(self.durations) - self.durations[0] > _RECENT * self.budget.seconds
-        ):
-            self.durations.popleft()
+        now = time.monotonic()
+        self.durations.append(now - self.step_began)
+        self.recent += now - self.step_began
+        self.step_began, enough = now, _RECENT * self.budget.seconds
+        while len(self.durations) > _MIN_STEPS and self.recent - self.durations[0] > enough:
+            self.recent -= self.durations.popleft()
         left = self.steps_left(state.step)
         progress = state.progress + (1 - state.progress) / (left + 1)
         return Turn(progress, state.step + left, self._validation_is_due(left), self.time_is_up())
@@ -204,7 +204,7 @@ class TrainingPlan:
         """
         if self.budget is None:
             return state.step, self.steps
-        steps = max(state.step + 1, state.step + self.steps_left(state.step))
+        steps = max(state.step + 1, self.planned)
         return min(state.progress * steps, steps - 1), steps
 
     def epochs(self, state: TrainingState) -> int:
@@ -222,9 +222,7 @@ class TrainingPlan:
 
     def step_seconds(self) -> float:
         """Return the seconds of a step, as the last ones took them."""
-        if not self.durations:
-            return self.expected_step
-        return sum(self.durations) / len(self.durations)
+        return self.recent / len(self.durations) if self.durations else self.expected_step
 
     def time_left(self) -> float:
         """Return the seconds that are left for steps and for validations between them."""

@@ -183,7 +183,7 @@ class Trainer(Stepper):
         if self.plan.budget is None:
             return False
         turn = self.distributed.broadcast(turn)  # clocks differ, and so do speeds
-        self.state.progress = turn.progress
+        self.state.progress, self.plan.planned = turn.progress, turn.steps
         if turn.is_last and not self.plan.is_done(self.state):
             self.state.stop_reason = self._cut_reason().row()
         return turn.validate or turn.is_last
