@@ -29,7 +29,7 @@ from foveate.modeling.weights import weights_fingerprint
 from foveate.predictions import IGNORE_INDEX, Boxes, Regions
 from foveate.recipe import AugmentRecipe, Recipe, load_recipe, with_settings
 from foveate.types import Batch, InputSpec, Provides, Sample
-from helpers import fit_unevaluated
+from helpers import fit_unevaluated, make_once_per_session
 
 # a ResNet, a VGG, a DenseNet, an unpadded one, a plain and a hierarchical Transformer
 BACKBONES = {
@@ -374,6 +374,13 @@ def tiny_recipe(data: Path, **settings) -> Recipe:
         "training.precision": "fp32", "training.channels_last": False, "device": "cpu", "task.width": 32, "data.near_duplicates": 1,
     }  # fmt: skip
     return with_settings(Recipe(), {**defaults, **settings})
+
+
+def fit_detector(data: Path, factory: pytest.TempPathFactory) -> Path:
+    """Fit FCOS once in a session, to the images of `write_voc`; it detects most objects."""
+    settings = {"task": "detect", "task.depth": 1, "training.epochs": 30, "training.lr": 3e-3}
+    recipe = tiny_recipe(data, **settings)
+    return make_once_per_session(factory, "detector", lambda run: fit_unevaluated(recipe, run))
 
 
 @pytest.mark.figures

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +14,32 @@ import torch
 from PIL import Image
 
 import foveate
+from foveate.api.explain.core import Request, _ImageExplainer, create_explainers
 from foveate.cli import main as cli
 from foveate.errors import FoveateError, UnknownName, UsageError
 from foveate.explainability.faithfulness import (
+    THOROUGH_TEST,
+    CurveTest,
     ExplainTarget,
     Faithfulness,
-    FaithfulnessCurves,
+    FaithfulnessTest,
+    cell_means,
     randomization_similarity,
     randomize_weights,
+    short_test,
 )
 from foveate.explainability.methods import EXPLAINERS, ExplainRequest
 from foveate.explainability.methods._layers import spatial_layers
+from foveate.images.drawing import class_color
 from foveate.inference.predictor import load_predictor
 from foveate.modeling.model import build_model
 from foveate.recipe import Recipe, with_settings
 from foveate.types import Batch, Sample
+from test_dense_tasks import fit_detector, write_voc
 
 pytest.importorskip("captum", reason="needs the extra 'explain'")
 SIDE, SPOT = 64, 20
+SHORT = CurveTest(3, 5)
 COLORS = {"blue": (40, 70, 230), "green": (40, 200, 60), "red": (230, 40, 40)}
 
 
@@ -94,6 +104,11 @@ def explain_targets(run: Path, files):
         yield file, ExplainTarget.from_sample(predictor, Sample(Path(file), file))
 
 
+def measure(target, score, map_) -> Faithfulness:
+    """Test one map of one score thoroughly."""
+    return FaithfulnessTest(target, [score]).measure([(0, map_)])[0]
+
+
 # --- evidence
 
 
@@ -109,7 +124,7 @@ def test_maps_point_at_the_only_evidence(resnet, spots, method):
         heatmap = EXPLAINERS.get(method)().explain(target.request(score)).detach()
         quarters = torch.nn.functional.adaptive_avg_pool2d(heatmap[None, None].float(), 2)[0, 0]
         hits += divmod(int(quarters.argmax()), 2) == corners[file]
-        faithful += FaithfulnessCurves(target, score).measure(heatmap).gain > 0
+        faithful += measure(target, score, heatmap).gain > 0
     assert hits >= 11
     assert faithful >= 11
 
@@ -118,15 +133,17 @@ def test_unfaithful_maps_score_no_better_than_random(resnet, spots):
     root, corners = spots
     file = str(root / "red" / "0.png")
     ((_, target),) = explain_targets(resnet, [file])
-    curves = FaithfulnessCurves(target, target.explainable_scores()[0])
+    score = target.explainable_scores()[0]
     correct, wrong = torch.zeros(14, 14), torch.zeros(14, 14)
     row, column = corners[file]
     correct[7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = 1
     wrong[7 * (1 - row) : 7 * (1 - row) + 7, 7 * column : 7 * column + 7] = 1
-    assert curves.measure(correct).better_than_random
-    assert not curves.measure(wrong).better_than_random
-    assert curves.measure(correct).insertion > curves.measure(wrong).insertion
-    assert curves.measure(correct).deletion < curves.measure(wrong).deletion
+    for test in (SHORT, THOROUGH_TEST):
+        good, bad = FaithfulnessTest(target, [score], test).measure([(0, correct), (0, wrong)])
+        assert good.better_than_random
+        assert not bad.better_than_random
+        assert good.insertion > bad.insertion
+        assert good.deletion < bad.deletion
 
 
 def test_a_map_that_ignores_the_weights_is_detected(resnet, spots):
@@ -138,18 +155,12 @@ def test_a_map_that_ignores_the_weights_is_detected(resnet, spots):
 
     gradcam, similarities = EXPLAINERS.get("gradcam")(), []
     for _, target in explain_targets(resnet, [str(spots[0] / name / "1.png") for name in COLORS]):
-        score, randomized = target.explainable_scores()[0], randomize_weights(target.model)
-        assert (
-            randomization_similarity(
-                Edges(), target, score, Edges().explain(target.request(score)), randomized
-            )
-            > 0.99
-        )
-        similarities.append(
-            randomization_similarity(
-                gradcam, target, score, gradcam.explain(target.request(score)).detach(), randomized
-            )
-        )
+        score = target.explainable_scores()[0]
+        trained = target.request(score)
+        randomized = replace(target, model=randomize_weights(target.model)).request(score)
+        edges, own = Edges().explain(trained), gradcam.explain(trained).detach()
+        assert randomization_similarity(Edges(), edges, randomized) > 0.99
+        similarities.append(randomization_similarity(gradcam, own, randomized))
     assert np.mean(similarities) < 0.8
 
 
@@ -279,10 +290,10 @@ def test_deletion_and_insertion_curves_of_a_known_score():
         def __call__(self, batch):
             return batch.images[:, 0, :, :half].mean((1, 2))
 
-    curves = FaithfulnessCurves(ExplainTarget(LeftMean(), batch), score)
+    target = ExplainTarget(LeftMean(), batch)
     left = torch.cat([torch.ones(14, 7), torch.zeros(14, 7)], 1)
-    assert curves.measure(left).deletion == pytest.approx(0.25, abs=1e-4)
-    assert curves.measure(1 - left).deletion == pytest.approx(0.75, abs=1e-4)
+    assert measure(target, score, left).deletion == pytest.approx(0.25, abs=1e-4)
+    assert measure(target, score, 1 - left).deletion == pytest.approx(0.75, abs=1e-4)
     assert Faithfulness(0.2, 0.7, (0.1, 0.05)).gain == pytest.approx(0.4)
 
 
@@ -325,7 +336,7 @@ def test_captions_boxes_and_masks_can_be_explained(resnet):
             heatmap = EXPLAINERS.get("gradcam")().explain(target.request(score))
             assert heatmap.ndim == 2
             assert bool(heatmap.isfinite().all())
-            assert 0 <= float(target.probabilities(score, batch.images)[0]) <= 1
+            assert 0 <= float(target.probabilities([score], batch.images)[0, 0]) <= 1
 
 
 # --- the command
@@ -424,3 +435,100 @@ def test_text_queries_need_a_text_encoder(resnet, spots, tmp_path):
         foveate.explain(
             resnet, spots[0] / "red" / "0.png", texts=["a red square"], out=tmp_path / "why"
         )
+
+
+# --- boxes, and what an explanation costs
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory) -> tuple[Path, Path]:
+    """Images with boxes, and a run that detects most of them."""
+    data = write_voc(tmp_path_factory.mktemp("data") / "shapes")
+    return data, fit_detector(data, tmp_path_factory)
+
+
+def test_t75_only_boxes_that_predict_gives_are_explained_and_drawn(detector, tmp_path):
+    data, run = detector
+    images = sorted((data / "JPEGImages").iterdir())[:4]
+    predicted = foveate.predict(run, images, device="cpu")
+    assert any(result.prediction.names for result in predicted)
+    Image.new("RGB", (60, 60)).save(tmp_path / "nothing.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = foveate.explain(
+            run, [*images, tmp_path / "nothing.png"], out=tmp_path / "why", device="cpu"
+        )
+    assert str(tmp_path / "nothing.png") in result.without
+    for each in predicted:
+        boxes = each.prediction
+        explained = [row for row in result.explanations if row.path == str(each.path)]
+        assert len(explained) == 2 * min(3, len(boxes.names))  # by two methods
+        for row, box, score in zip(explained[::2], boxes.xyxy, boxes.scores, strict=False):
+            assert row.box == pytest.approx(box.tolist(), abs=0.01)
+            assert row.probability == pytest.approx(float(score), abs=1e-4)
+        sheets = list((tmp_path / "why").glob(f"*-{Path(each.path).stem}.png"))
+        assert len(sheets) == bool(explained)
+        for sheet in sheets:
+            pixels = np.asarray(Image.open(sheet).convert("RGB")).reshape(-1, 3)
+            assert (pixels == class_color(1)).all(1).sum() > 100  # the frames
+    with pytest.raises(UsageError, match="no box reaches the threshold"):
+        foveate.explain(run, tmp_path / "nothing.png", out=tmp_path / "none", device="cpu")
+    assert not (tmp_path / "none").exists()
+
+
+def test_t75_a_constant_map_is_like_no_other_and_warns_of_nothing(resnet, spots):
+    ((_, target),) = explain_targets(resnet, [str(spots[0] / "red" / "0.png")])
+    request = target.request(target.explainable_scores()[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (0.0, 1.0, float("nan")):
+            constant = torch.full((7, 7), value)
+            assert randomization_similarity(EXPLAINERS.get("gradcam")(), constant, request) == 0
+
+
+@pytest.mark.parametrize(("thorough", "most"), [(False, 160), (True, 400)])
+def test_t75_all_scores_of_an_image_share_its_passes(resnet, spots, thorough, most):
+    """Three scores by two methods; a forward pass of the network is what costs time."""
+    predictor, passes = load_predictor(resnet, "cpu"), []
+    request = Request(create_explainers(["gradcam", "hirescam"]), (), 0, True, thorough)
+    sample = Sample(spots[0] / "red" / "0.png", "0")
+    one = ExplainTarget.from_sample(predictor, sample).explainable_scores()[0]
+    predictor.model.task.explainable_scores = lambda output, batch: [one] * 3
+    explainer = _ImageExplainer(predictor, request)
+    for model in (predictor.model, explainer.randomized):
+        model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0].images)))
+    explanations, _ = explainer.explain(sample)
+    assert len(explanations) == 6
+    assert most / 2 < sum(passes) <= most
+    assert explanations[0].faithfulness == explanations[2].faithfulness
+
+
+def test_t75_the_short_test_is_as_fine_as_the_network_is_cheap():
+    small, large = 800_000_000, 12_000_000_000  # EfficientNet-Lite0 at 224 px; FCOS on it at 512
+    assert short_test(small, maps=6) == CurveTest(7, 5)
+    assert short_test(large, maps=6) == CurveTest(3, 5)
+    assert 3 < short_test(large, maps=2).steps < 7
+    assert short_test(1000 * large, maps=1) == CurveTest(3, 5)
+    assert CurveTest(3, 5).passes(6) * large < 6e11
+
+
+def test_t75_the_curves_of_many_scores_are_those_of_each(resnet, spots):
+    """Shared passes change nothing; the curve of an order is that of the definition."""
+    ((_, target),) = explain_targets(resnet, [str(spots[0] / "green" / "2.png")])
+    classes = [target.model.task._explainable_score(name) for name in COLORS]
+    map_ = torch.rand(7, 7, generator=torch.Generator().manual_seed(0))
+    together = FaithfulnessTest(target, classes, SHORT)
+    for index, score in enumerate(classes):
+        alone = FaithfulnessTest(target, [score], SHORT).measure([(0, map_)])[0]
+        shared = together.measure([(index, map_)])[0]
+        assert shared.row() == pytest.approx(alone.row(), abs=1e-6)
+    order = np.argsort(-cell_means(map_).ravel(), kind="stable")
+    values = []
+    for count in np.linspace(0, 196, SHORT.steps + 1).round().astype(int):
+        kept = torch.ones(196)
+        kept[torch.from_numpy(order[:count].copy())] = 0
+        mask = torch.nn.functional.interpolate(kept.reshape(1, 1, 14, 14), (SIDE, SIDE))
+        values.append(target.probabilities(classes, target.batch.images * mask)[0])
+    deletion = np.trapezoid(np.stack(values), dx=1 / SHORT.steps, axis=0)
+    measured = [each.deletion for each in together.measure([(i, map_) for i in range(3)])]
+    assert measured == pytest.approx(deletion.tolist(), abs=1e-5)

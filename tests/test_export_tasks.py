@@ -27,8 +27,8 @@ from foveate.inference.predictor import load_predictor
 from foveate.modeling.tasks.detect import Detect
 from foveate.modeling.tasks.segment import _to_original
 from foveate.utils.rle import encode_rle
-from helpers import fit_unevaluated, make_once_per_session, run_without_torch, without_evaluation
-from test_dense_tasks import tiny_recipe, write_voc
+from helpers import fit_unevaluated, run_without_torch, without_evaluation
+from test_dense_tasks import fit_detector, tiny_recipe, write_voc
 from test_regress import regress_recipe, write_dots
 
 pytest.importorskip("onnx", reason="needs the extra 'export'")
@@ -90,12 +90,7 @@ def assert_equal_boxes(expected: list[dict], actual: list[dict]) -> int:
 
 @pytest.fixture(scope="module")
 def detector(shapes, tmp_path_factory) -> Path:
-    """A run of FCOS that detects most objects."""
-    settings = {"task": "detect", "task.depth": 1, "training.epochs": 30, "training.lr": 3e-3}
-    recipe = tiny_recipe(shapes, **settings)
-    return make_once_per_session(
-        tmp_path_factory, "detector", lambda folder: fit_unevaluated(recipe, folder)
-    )
+    return fit_detector(shapes, tmp_path_factory)
 
 
 @pytest.mark.parametrize(("head", "target"), [("fcos", "openvino"), ("retinanet", "onnx")])

@@ -5,13 +5,15 @@ appears when they alone are shown (insertion): Petsiuk et al. 2018. Both are com
 orders of cells. The map is also compared with that of a network with random weights (Adebayo et al.
 2018): if it is similar, the map shows the image, not what was learned.
 
-Letters: S side of the square that the network sees, px; G cells along it; V variants of an image.
+Letters: S side of the square that the network sees, px; G cells along it; V variants of an image;
+N scores of the image; O orders of the cells; C variants on a curve between its ends.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import scipy  # submodules are imported when they are used
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.data.loading import BatchSampler, even_slices, make_loader
 from foveate.data.transforms import as_pixels
@@ -33,12 +36,48 @@ from foveate.modeling.tasks import ExplainableScore
 from foveate.types import Batch, Provides, Sample
 
 _CELLS = 14
-_STEPS = 14  # of a curve
-_RANDOM_ORDERS = 6
-_BATCH_SIZE = 16
+_ENDS = 3  # variants at which curves begin and end: the image, the mean color, the blurred image
+_SHORT_STEPS = (3, 4, 5, 6, 7)
+_SHORT_RANDOM_ORDERS = 5
+_SHORT_FLOPS = 6e11  # about four seconds on two cores
+_BATCH_PIXELS = 16 * 224**2  # larger batches are slower on a processor
 _BLUR = 0.05  # standard deviation of the blur that insertion starts from, as a share of S
 _NEUTRAL_TEXT = "a photo."  # text queries are compared with it
 _MIN_STD = 0.02  # of random weights
+
+
+@dataclass(frozen=True)
+class CurveTest:
+    """How finely the curves of a map are measured.
+
+    Attributes:
+        steps: Steps of a curve, in each of which as many cells are covered or shown.
+        random_orders: Random orders of cells that the map is compared with.
+    """
+
+    steps: int
+    random_orders: int
+
+    def passes(self, maps: int) -> int:
+        """Return the variants of an image that test a number of maps."""
+        return _ENDS + 2 * (self.steps - 1) * (self.random_orders + maps)
+
+
+THOROUGH_TEST = CurveTest(steps=14, random_orders=6)
+
+
+def short_test(pass_flops: int, maps: int) -> CurveTest:
+    """Return the finest test, of 3 to 7 steps, that takes a few seconds on a processor.
+
+    It depends on numbers of operations, not on measured times, so that verdicts can be repeated.
+
+    Args:
+        pass_flops: Floating-point operations of a forward pass of one image.
+        maps: Maps of the image that are tested.
+    """
+    tests = [CurveTest(steps, _SHORT_RANDOM_ORDERS) for steps in _SHORT_STEPS]
+    fitting = [test for test in tests if test.passes(maps) * pass_flops <= _SHORT_FLOPS]
+    return fitting[-1] if fitting else tests[0]
 
 
 @dataclass(frozen=True)
@@ -84,10 +123,12 @@ class ExplainTarget:
     Attributes:
         model: The model.
         batch: The image, as a batch of one.
+        threshold: Confidence from which the run predicts an object.
     """
 
     model: Model
     batch: Batch
+    threshold: float = 0.0
 
     @classmethod
     def from_sample(cls, predictor: Predictor, sample: Sample) -> ExplainTarget:
@@ -100,7 +141,7 @@ class ExplainTarget:
         cache = predictor.new_cache(keep=True)
         dataset = predictor.dataset([sample], cache)
         batch = next(iter(make_loader(dataset, BatchSampler(len(dataset), 1))))
-        return cls(model, batch.to(predictor.device))
+        return cls(model, batch.to(predictor.device), predictor.threshold)
 
     def output(self, images: Tensor) -> Any:
         """Return the output of the model for V variants of the image."""
@@ -122,19 +163,43 @@ class ExplainTarget:
         spec = self.model.backbone.input
         return resize(as_pixels(self.batch.images, spec.mean, spec.std)[0], (side, side))
 
+    def box(self, score: ExplainableScore) -> tuple[float, ...] | None:
+        """Return the box of the object of a score, px of the upright original."""
+        if score.found is None:
+            return None
+        view, (height, width) = self.batch.views[0].cpu(), self.batch.sizes[0].tolist()
+        scale = float(view[2] - view[0]) / self.batch.images.shape[-1]
+        corners = (
+            x * scale + start for x, start in zip(score.found.box, view[[0, 1, 0, 1]], strict=True)
+        )
+        limits = (width, height, width, height)
+        return tuple(
+            min(max(float(x), 0.0), float(limit)) for x, limit in zip(corners, limits, strict=True)
+        )
+
     @torch.no_grad()
     def explainable_scores(self) -> list[ExplainableScore]:
         """Return the scores of the prediction that can be explained, the most important first."""
-        return self.model.task.explainable_scores(self.output(self.batch.images), self.batch)
+        scores = self.model.task.explainable_scores(self.output(self.batch.images), self.batch)
+        return [
+            score
+            for score in scores
+            if score.found is None or score.found.confidence >= self.threshold
+        ]
 
     @torch.no_grad()
-    def probabilities(self, score: ExplainableScore, images: Tensor) -> np.ndarray:
-        """Return a score in [0, 1], (V,), for variants of the image."""
-        parts = [
-            score.probability(self.output(images[part]))
-            for part in even_slices(len(images), _BATCH_SIZE)
-        ]
-        return torch.cat(parts).float().cpu().numpy()
+    def pass_flops(self) -> int:
+        """Return the floating-point operations of a forward pass of the image."""
+        with FlopCounterMode(display=False) as counter:
+            self.output(self.batch.images)
+        return counter.get_total_flops()
+
+    @torch.no_grad()
+    def probabilities(self, scores: Sequence[ExplainableScore], images: Tensor) -> np.ndarray:
+        """Return scores in [0, 1], (V, N), for variants of the image, which are one batch."""
+        output = self.output(images)
+        columns = [score.probability(output) for score in scores]
+        return torch.stack(columns, 1).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -199,45 +264,81 @@ def cell_means(map_: Tensor) -> np.ndarray:
     return functional.adaptive_avg_pool2d(resized, _CELLS)[0, 0].numpy()
 
 
-class FaithfulnessCurves:
-    """Deletion and insertion curves of one score; random orders are measured once.
+class FaithfulnessTest:
+    """Deletion and insertion curves of the scores of one image.
+
+    A forward pass gives all scores of a variant of the image. So the random orders are measured
+    once for all scores, and the ends of the curves once for all orders.
 
     Args:
         target: The model and the image.
-        score: The score.
+        scores: The scores.
+        test: How finely curves are measured.
         seed: Seed of the random orders.
     """
 
-    def __init__(self, target: ExplainTarget, score: ExplainableScore, seed: int = 0) -> None:
-        self.target, self.score = target, score
+    def __init__(
+        self,
+        target: ExplainTarget,
+        scores: Sequence[ExplainableScore],
+        test: CurveTest = THOROUGH_TEST,
+        seed: int = 0,
+    ) -> None:
+        self.target, self.scores, self.steps = target, scores, test.steps
         self.image = target.batch.images
         self.blurred = _blur(self.image)
+        covered = torch.zeros_like(self.image)  # 0 is the mean color
+        ends = torch.cat([self.image, covered, self.blurred])
+        self.whole, self.covered, self.hidden = target.probabilities(scores, ends)
         rng = np.random.default_rng(seed)
-        areas = [self._areas(rng.permutation(_CELLS**2)) for _ in range(_RANDOM_ORDERS)]
-        differences = [insertion - deletion for deletion, insertion in areas]
-        self.random = float(np.mean(differences)), float(np.std(differences, ddof=1))
+        orders = [rng.permutation(_CELLS**2) for _ in range(test.random_orders)]
+        deletion, insertion = self._areas(orders)
+        self.random = (insertion - deletion).mean(0), (insertion - deletion).std(0, ddof=1)
 
-    def measure(self, map_: Tensor) -> Faithfulness:
-        """Measure the faithfulness of a map (h, w)."""
-        order = np.argsort(-cell_means(map_).ravel(), kind="stable")
-        return Faithfulness(*self._areas(order), self.random)
+    def measure(self, maps: Sequence[tuple[int, Tensor]]) -> list[Faithfulness]:
+        """Measure the faithfulness of maps (h, w), each with the index of its score."""
+        orders = [np.argsort(-cell_means(map_).ravel(), kind="stable") for _, map_ in maps]
+        deletion, insertion = self._areas(orders)
+        mean, deviation = self.random
+        return [
+            Faithfulness(
+                float(deletion[row, score]),
+                float(insertion[row, score]),
+                (float(mean[score]), float(deviation[score])),
+            )
+            for row, (score, _) in enumerate(maps)
+        ]
 
-    def _areas(self, order: np.ndarray) -> tuple[float, float]:
-        """Return the areas under the curves of deletion and insertion for an order of cells."""
-        rank = np.empty(len(order), int)
-        rank[order] = np.arange(len(order))
-        ends = torch.from_numpy(np.linspace(0, len(order), _STEPS + 1).round())[:, None, None]
-        selected = (torch.from_numpy(rank).reshape(1, _CELLS, _CELLS) < ends).float()[:, None]
-        mask = functional.interpolate(
-            selected.to(self.image), self.image.shape[-2:], mode="nearest"
+    def _areas(self, orders: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Areas (O, N) under the curves of deletion and insertion, for orders of the cells."""
+        ranks = np.argsort(np.stack(orders), axis=1)  # of each cell in the order
+        ends = np.linspace(0, _CELLS**2, self.steps + 1).round()[1:-1]
+        selected = ranks[:, None] < ends[:, None]  # (O, C, G * G)
+        values = self._probabilities(torch.from_numpy(selected).reshape(-1, _CELLS, _CELLS))
+        deletion, insertion = values.reshape(2, len(orders), len(ends), -1)
+        shape = (len(orders), 1, len(self.scores))
+        whole, covered, hidden = (
+            np.broadcast_to(end, shape) for end in (self.whole, self.covered, self.hidden)
         )
-        deleted = self.image * (1 - mask)  # 0 is the mean color
-        inserted = self.blurred + mask * (self.image - self.blurred)
-        deletion, insertion = (
-            np.trapezoid(self.target.probabilities(self.score, images), dx=1 / _STEPS)
-            for images in (deleted, inserted)
+        curves = [whole, deletion, covered], [hidden, insertion, whole]
+        below, above = (
+            np.trapezoid(np.concatenate(curve, 1), dx=1 / self.steps, axis=1) for curve in curves
         )
-        return float(deletion), float(insertion)
+        return below, above
+
+    def _probabilities(self, selected: Tensor) -> np.ndarray:
+        """(2, V, N): the scores where cells (V, G, G) are covered, and where they are shown."""
+        size = max(1, _BATCH_PIXELS // (2 * self.image.shape[-1] ** 2))
+        parts = []
+        for part in even_slices(len(selected), size):
+            mask = functional.interpolate(
+                selected[part, None].to(self.image), self.image.shape[-2:], mode="nearest"
+            )
+            deleted = self.image * (1 - mask)
+            inserted = self.blurred + mask * (self.image - self.blurred)
+            values = self.target.probabilities(self.scores, torch.cat([deleted, inserted]))
+            parts.append(values.reshape(2, len(mask), -1))
+        return np.concatenate(parts, 1)
 
 
 def _blur(image: Tensor) -> Tensor:
@@ -265,27 +366,20 @@ def randomize_weights(model: Model, seed: int = 0) -> Model:
 
 
 def randomization_similarity(
-    explainer: Explainer,
-    target: ExplainTarget,
-    score: ExplainableScore,
-    map_: Tensor,
-    randomized: Model,
+    explainer: Explainer, map_: Tensor, randomized: ExplainRequest
 ) -> float:
     """Compare a map with that of a model with random weights.
 
     Args:
         explainer: The method.
-        target: The trained model and the image.
-        score: The score that the map explains.
         map_: The map of the trained model, (h, w).
-        randomized: The model with random weights.
+        randomized: The same image and score, of the model with random weights.
 
     Returns:
         Spearman's correlation, in [-1, 1]; 1 means that the weights do not matter, and 0 that they
         do, or that one of the maps is constant.
     """
-    other = explainer.explain(replace(target, model=randomized).request(score))
-    cells = [cell_means(each).ravel() for each in (map_, other)]
-    if any(np.ptp(each) == 0 for each in cells):
+    cells = [cell_means(each).ravel() for each in (map_, explainer.explain(randomized).detach())]
+    if not all(np.ptp(each) > 0 for each in cells):  # also where a map is not finite
         return 0.0
     return float(scipy.stats.spearmanr(*cells).statistic)

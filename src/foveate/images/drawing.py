@@ -41,6 +41,8 @@ _COLORS = (
     "882255",
     "99DDFF",
 )
+_FRAME_COLOR = (86, 180, 233)  # sky blue, which no heat map contains
+_FRAME_WIDTH = 2  # of the usual lines, which heat would hide
 _GOLDEN_RATIO = 0.618034  # of the hues: the step that keeps the next hue far from all before
 _BACKGROUND = "background"  # the class that is not drawn
 _OPACITY = 0.5  # of regions
@@ -97,6 +99,21 @@ def draw_boxes(
         _draw_frame(draw, box, width)
     for box, area, text in _place_labels(drawn, image.size):
         draw_text_rows(draw, area, [(text, box.color)], font_size(image.size))
+    return np.array(image)
+
+
+def draw_frame(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """Return the image with a frame around an object that stands out from a heat map.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        box: x0, y0, x1, y1, px.
+    """
+    image = Image.fromarray(pixels)
+    left, top, right, bottom = (round(side) for side in box)
+    edge = (left, top, max(right, left + 1), max(bottom, top + 1))
+    width = _FRAME_WIDTH * line_width(image.size)
+    _draw_frame(ImageDraw.Draw(image), _StyledBox(edge, "", _FRAME_COLOR, crowd=False), width)
     return np.array(image)
 
 

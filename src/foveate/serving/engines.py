@@ -53,11 +53,11 @@ class Engine:
         Returns:
             `label`, what the map explains; `method`, how it was computed; `map`, (h, w) in
             [0, 1]; `view`, the rectangle (x0, y0, x1, y1) of the upright image that the map
-            covers, px.
+            covers, px; of an object also its `box`, px.
 
         Raises:
             BrokenImage: The image cannot be decoded.
-            UsageError: The prediction cannot be explained.
+            UsageError: The prediction cannot be explained, or nothing is predicted.
         """
         raise UsageError(
             "predictions of this model cannot be explained", hint="serve a run that classifies"
@@ -82,11 +82,13 @@ class RunEngine(Engine):
         target = ExplainTarget.from_sample(self.predictor, Sample(DecodedImage(content), "image"))
         scores = target.explainable_scores()
         if not scores:
-            return super().explain(content)
+            raise UsageError("there is nothing to explain in this prediction")
         heatmap = EXPLAINERS.get(DEFAULT_EXPLAINER)().explain(target.request(scores[0]))
         heatmap = heatmap.detach().float().cpu()
         scaled = (heatmap / heatmap.max().clamp(min=_EPSILON)).double().numpy().round(3)
+        box = target.box(scores[0])
         return {
+            **({} if box is None else {"box": list(box)}),
             "label": scores[0].name,
             "method": DEFAULT_EXPLAINER,
             "map": scaled.tolist(),

@@ -18,6 +18,7 @@ def explain(
     methods: str | Iterable[str] = ("gradcam", "hirescam"),
     texts: str | Iterable[str] = (),
     nearest: int = 0,
+    thorough: bool = False,
     out: PathLike | None = None,
     device: str = "auto",
     strict: bool = False,
@@ -33,6 +34,8 @@ def explain(
         methods: Explanation methods.
         texts: Text queries to explain instead of the predictions (CLIP-like backbones only).
         nearest: Number of most similar training images to show below each sheet.
+        thorough: Test each map by finer insertion and deletion curves and more random orders, which
+            takes several times as long.
         out: Folder to create. Default: RUN/explanations/N.
         device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
@@ -48,5 +51,5 @@ def explain(
     folder = as_path(out) or next_free_path(to_path(run) / "explanations")
     require_free(folder)
     names, queries = ([each] if isinstance(each, str) else list(each) for each in (methods, texts))
-    request = Request(create_explainers(names), tuple(queries), nearest, strict)
+    request = Request(create_explainers(names), tuple(queries), nearest, strict, thorough)
     return explain_images(to_path(run), as_paths(images), request, folder, device)

@@ -15,21 +15,26 @@ from foveate.api.explain.nearest import NearestImage, TrainingIndex
 from foveate.data.image_sources import find_samples_at
 from foveate.errors import BrokenImage, UsageError
 from foveate.explainability.faithfulness import (
+    THOROUGH_TEST,
+    CurveTest,
     ExplainTarget,
     Faithfulness,
-    FaithfulnessCurves,
+    FaithfulnessTest,
     TextTarget,
     overlay,
     randomization_similarity,
     randomize_weights,
+    short_test,
 )
 from foveate.explainability.methods import EXPLAINERS, Explainer
+from foveate.images.drawing import draw_frame
 from foveate.images.encoding import write_image
 from foveate.images.sheets import image_grid, stack
 from foveate.inference.predictor import Predictor, load_predictor
 from foveate.messages import counted, percent
 from foveate.modeling.model import Model
 from foveate.modeling.tasks import ExplainableScore
+from foveate.predictions import Boxes
 from foveate.types import Sample
 from foveate.utils import console, log
 from foveate.utils.files import write_text
@@ -52,6 +57,8 @@ class Explanation:
         map: Heat map (h, w), float.
         faithfulness: Results of the insertion and deletion tests.
         randomization_similarity: Correlation with the map of a network with random weights.
+        box: The object that is explained, x0, y0, x1, y1 in px of the upright image; None where
+            the score is not that of an object.
         nearest: Most similar training images, if requested.
     """
 
@@ -62,6 +69,7 @@ class Explanation:
     map: Tensor
     faithfulness: Faithfulness
     randomization_similarity: float
+    box: tuple[float, ...] | None = None
     nearest: tuple[NearestImage, ...] = ()
 
     @property
@@ -92,6 +100,7 @@ class Explanation:
             "method": self.method,
             **self.faithfulness.row(),
             "randomization_similarity": self.randomization_similarity,
+            **({"box": list(self.box)} if self.box else {}),
             "doubt": self.doubt,
             "alt": self.alt(),
             **nearest,
@@ -106,11 +115,13 @@ class ExplainResult:
         folder: Holds a sheet for each image, and explanations.jsonl.
         explanations: One for each image, score and method.
         skipped: Unreadable images, with the reason.
+        without: Images in which the run finds nothing that could be explained.
     """
 
     folder: Path
-    explanations: list[Explanation]
+    explanations: list[Explanation] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:
@@ -149,14 +160,17 @@ class ExplainResult:
             "folder": str(self.folder),
             "explanations": [each.row() for each in self.explanations],
             "skipped": len(self.skipped),
+            "nothing_to_explain": self.without,
         }
 
     def lines(self) -> list[str]:
         doubtful = sum(bool(each.doubt) for each in self.explanations)
         maps = counted(len(self.explanations), "map", "maps")
         note = f"note: do not trust {doubtful} of {maps}; the sheets state the reason for each"
+        empty = counted(len(self.without), "image", "images")
         return [
             *([note] if doubtful else []),
+            *([f"note: the run finds nothing to explain in {empty}"] if self.without else []),
             f"sheets: {self.folder}",
             f"numbers: {self.folder / 'explanations.jsonl'}",
         ]
@@ -171,12 +185,14 @@ class Request:
         texts: Text queries to explain instead of the predictions.
         nearest: Number of most similar training images to show.
         strict: Whether to stop at the first unreadable image.
+        thorough: Whether to test maps by finer curves and more random orders.
     """
 
     explainers: dict[str, Explainer]
     texts: tuple[str, ...]
     nearest: int
     strict: bool
+    thorough: bool = False
 
 
 def create_explainers(names: Iterable[str]) -> dict[str, Explainer]:
@@ -199,31 +215,48 @@ def explain_images(
     samples = list(find_samples_at(images))
     predictor = load_predictor(run, device)
     samples = predictor.join_channels(samples)
-    randomized = randomize_weights(predictor.model)
-    explanations, skipped = list[Explanation](), list[tuple[str, str]]()
+    explainer = _ImageExplainer(predictor, request)
     index = TrainingIndex.of(predictor) if request.nearest else None
-    folder.mkdir(parents=True)
+    result = ExplainResult(folder)
     with console.progress(len(samples), "explain") as bar:
         for number, sample in enumerate(samples):
             try:
-                own, sheet = _explain_image(predictor, randomized, sample, request)
-                nearest = index.nearest(sample, request.nearest) if index else []
+                own, sheet = explainer.explain(sample)
+                nearest = index.nearest(sample, request.nearest) if index and own else []
             except BrokenImage as error:
                 if request.strict:
                     raise
                 log.warning(f"skipped {sample.key}: {error.why or error.what}")
-                skipped.append((sample.key, error.why or error.what))
+                result.skipped.append((sample.key, error.why or error.what))
             else:
-                sheet = stack(sheet, index.sheet(nearest)) if index else sheet
-                alt = _alt_text(own, nearest)
-                write_image(
-                    sheet, folder / f"{number:04d}-{Path(sample.key).stem}.png", {"alt": alt}
-                )
-                explanations += [replace(each, nearest=tuple(nearest)) for each in own]
+                if own:
+                    sheet = stack(sheet, index.sheet(nearest)) if index else sheet
+                    path = folder / f"{number:04d}-{Path(sample.key).stem}.png"
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_image(sheet, path, {"alt": _alt_text(own, nearest)})
+                    result.explanations.extend(
+                        replace(each, nearest=tuple(nearest)) for each in own
+                    )
+                else:
+                    result.without.append(sample.key)
             bar.advance(1)
-    text = "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in explanations)
-    write_text(folder / "explanations.jsonl", text)
-    return ExplainResult(folder, explanations, skipped)
+    if result.without and not result.explanations:
+        raise _nothing_to_explain(predictor, result.without)
+    rows = [json.dumps(each.row(), ensure_ascii=False) + "\n" for each in result.explanations]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "explanations.jsonl", "".join(rows))
+    return result
+
+
+def _nothing_to_explain(predictor: Predictor, keys: list[str]) -> UsageError:
+    kind = predictor.model.task.prediction_type
+    no_box = f"no box reaches the threshold of the run, {predictor.threshold:.2f}"
+    return UsageError(
+        f"there is nothing to explain in this prediction ({kind.__name__.lower()})",
+        where=keys[0],
+        why=no_box if kind is Boxes else "",
+        hint="another image or run",
+    )
 
 
 def _alt_text(explanations: list[Explanation], nearest: list[NearestImage]) -> str:
@@ -231,55 +264,94 @@ def _alt_text(explanations: list[Explanation], nearest: list[NearestImage]) -> s
     return "; ".join([*(each.alt() for each in explanations), *similar])
 
 
-def _explain_image(
-    predictor: Predictor, randomized: Model, sample: Sample, request: Request
-) -> tuple[list[Explanation], np.ndarray]:
-    """Return the explanations of an image and its sheet."""
-    target = ExplainTarget.from_sample(predictor, sample)
-    target = TextTarget(target.model, target.batch, request.texts) if request.texts else target
-    scores = target.explainable_scores()[: len(request.texts) or _MAX_SCORES]
-    if not scores:
-        kind = predictor.model.task.prediction_type.__name__.lower()
-        raise UsageError(
-            f"there is nothing to explain in this prediction ({kind})",
-            where=sample.key,
-            hint="another image or run",
-        )
-    explanations = [
-        explanation
-        for score in scores
-        for explanation in _explain_score(target, score, randomized, sample.key, request.explainers)
-    ]
-    return explanations, _sheet(target, explanations, len(request.explainers))
+class _ImageExplainer:
+    """Explains predictions of a run, image by image.
+
+    Args:
+        predictor: The run.
+        request: What to explain.
+    """
+
+    def __init__(self, predictor: Predictor, request: Request) -> None:
+        self.predictor, self.request = predictor, request
+        self.randomized = randomize_weights(predictor.model)
+        self.pass_flops = 0  # the same for all images, which the network sees in one size
+
+    def explain(self, sample: Sample) -> tuple[list[Explanation], np.ndarray]:
+        """Return the explanations of an image and its sheet; none where nothing is predicted."""
+        request = self.request
+        target = ExplainTarget.from_sample(self.predictor, sample)
+        if request.texts:
+            target = TextTarget(target.model, target.batch, sentences=request.texts)
+        scores = target.explainable_scores()[: len(request.texts) or _MAX_SCORES]
+        if not scores:
+            return [], np.zeros((0, 0, 3), np.uint8)
+        maps = _maps(target, scores, self.randomized, request.explainers)
+        test = FaithfulnessTest(target, scores, self._test(target, len(maps)))
+        measured = test.measure([(each.score, each.map) for each in maps])
+        explanations = [
+            Explanation(
+                sample.key,
+                scores[each.score].name,
+                float(test.whole[each.score]),
+                each.method,
+                each.map,
+                faithfulness,
+                each.similarity,
+                target.box(scores[each.score]),
+            )
+            for each, faithfulness in zip(maps, measured, strict=True)
+        ]
+        return explanations, _sheet(target, scores, explanations)
+
+    def _test(self, target: ExplainTarget, maps: int) -> CurveTest:
+        if self.request.thorough:
+            return THOROUGH_TEST
+        self.pass_flops = self.pass_flops or target.pass_flops()
+        return short_test(self.pass_flops, maps)
 
 
-def _explain_score(
+@dataclass(frozen=True)
+class _Map:
+    """A map (h, w) of a score, by its index, and its similarity with that of random weights."""
+
+    score: int
+    method: str
+    map: Tensor
+    similarity: float
+
+
+def _maps(
     target: ExplainTarget,
-    score: ExplainableScore,
+    scores: list[ExplainableScore],
     randomized: Model,
-    path: str,
     explainers: dict[str, Explainer],
-) -> list[Explanation]:
-    curves = FaithfulnessCurves(target, score)
-    probability = float(target.probabilities(score, target.batch.images)[0])
-    explanations = []
-    for method, explainer in explainers.items():
-        map_ = explainer.explain(target.request(score)).detach().float().cpu()
-        similarity = randomization_similarity(explainer, target, score, map_, randomized)
-        faithfulness = curves.measure(map_)
-        explanations.append(
-            Explanation(path, score.name, probability, method, map_, faithfulness, similarity)
-        )
-    return explanations
+) -> list[_Map]:
+    """The maps of all scores, and of each by all methods."""
+    maps, other = [], replace(target, model=randomized)
+    for index, score in enumerate(scores):
+        request, with_random_weights = target.request(score), other.request(score)
+        for method, explainer in explainers.items():
+            map_ = explainer.explain(request).detach().float().cpu()
+            similarity = randomization_similarity(explainer, map_, with_random_weights)
+            maps.append(_Map(index, method, map_, similarity))
+    return maps
 
 
-def _sheet(target: ExplainTarget, explanations: list[Explanation], methods: int) -> np.ndarray:
+def _sheet(
+    target: ExplainTarget, scores: list[ExplainableScore], explanations: list[Explanation]
+) -> np.ndarray:
     """A row for each score: the network's input, then each map over it with its test results."""
-    pixels = target.pixels(_TILE_SIZE)
+    pixels, scale = target.pixels(_TILE_SIZE), _TILE_SIZE / target.batch.images.shape[-1]
+    methods = len(explanations) // len(scores)
     tiles, titles = list[np.ndarray](), list[str]()
-    for first in range(0, len(explanations), methods):
-        row = explanations[first : first + methods]
-        tiles += [pixels, *(overlay(pixels, each.map) for each in row)]
+    for index, score in enumerate(scores):
+        row = explanations[index * methods : (index + 1) * methods]
+        images = [pixels, *(overlay(pixels, each.map) for each in row)]
+        if score.found:
+            box = [side * scale for side in score.found.box]
+            images = [draw_frame(image, box) for image in images]
+        tiles += images
         heading = f"{row[0].label} ({percent(row[0].probability)})"
         titles += [heading, *(_title(each) for each in row)]
     return image_grid(tiles, titles, methods + 1)

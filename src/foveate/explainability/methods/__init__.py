@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,11 +24,13 @@ class ExplainRequest:
         image: (1, 3, S, S), normalized.
         score: (V, 3, S, S), variants of the image -> (V,), the score to explain; gradients flow.
         backbone: The network in `score`, in eval mode, for methods that read its layers.
+        shared: What one method has computed for the others, by name.
     """
 
     image: Tensor
     score: Callable[[Tensor], Tensor]
     backbone: Backbone
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 class Explainer(ABC):

@@ -17,6 +17,7 @@ from foveate.errors import UsageError
 from foveate.explainability.methods import ExplainRequest
 
 DEPTHS = 3  # layers of different sizes, the deepest ones, for methods that combine several
+_SHARED = "spatial_layers"  # what methods share of a request
 _MIN_SIDE = 2  # cells: a single one has no position
 
 
@@ -32,11 +33,19 @@ def spatial_layers(request: ExplainRequest) -> list[Layer]:
     """Return the layers at whose positions the score depends on the output, in order.
 
     In the last block of a Transformer that predicts from its class token, no other token matters;
-    the block before it is the last one here.
+    the block before it is the last one here. Where the score does not depend on the image at all,
+    as that of an object that the network does not find, all layers are returned.
 
     Raises:
-        UsageError: There is no such layer.
+        UsageError: There is no layer with positions.
     """
+    if _SHARED not in request.shared:
+        request.shared[_SHARED] = _spatial_layers(request)
+    layers: list[Layer] = request.shared[_SHARED]
+    return layers
+
+
+def _spatial_layers(request: ExplainRequest) -> list[Layer]:
     outputs: list[Tensor] = []
 
     def store(module: nn.Module, args: Any, output: Any) -> None:
@@ -56,7 +65,7 @@ def spatial_layers(request: ExplainRequest) -> list[Layer]:
         if gradient is None:
             continue
         output_grid, gradient_grid = _to_grid(output.detach()), _to_grid(gradient)
-        if output_grid is not None and gradient_grid is not None and bool(gradient_grid.any()):
+        if output_grid is not None and gradient_grid is not None:
             layers.append(Layer(output_grid.float(), gradient_grid.float()))
     if not layers:
         raise UsageError(
@@ -64,7 +73,7 @@ def spatial_layers(request: ExplainRequest) -> list[Layer]:
             where="--method",
             hint="--method occlusion, which works with every network",
         )
-    return layers
+    return [layer for layer in layers if bool(layer.gradient.any())] or layers
 
 
 def deepest_layers(request: ExplainRequest, count: int) -> list[Layer]:

@@ -33,6 +33,19 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class FoundObject:
+    """An object that a detector found in an image.
+
+    Attributes:
+        box: x0, y0, x1, y1 in pixels of the network's square.
+        confidence: What `predict` compares with the threshold of a run.
+    """
+
+    box: tuple[float, ...]
+    confidence: float
+
+
+@dataclass(frozen=True)
 class ExplainableScore:
     """A part of the prediction for one image that can be explained, as a differentiable score.
 
@@ -40,11 +53,13 @@ class ExplainableScore:
         name: Its name for the user: a class, a word.
         score: Output for V variants of the image -> (V,); gradients flow through it.
         probability: The same in [0, 1], for curves.
+        found: The object whose score it is, for detectors.
     """
 
     name: str
     score: Callable[[Any], Tensor]
     probability: Callable[[Any], Tensor]
+    found: FoundObject | None = None
 
 
 @dataclass(frozen=True)

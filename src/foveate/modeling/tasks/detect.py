@@ -31,6 +31,7 @@ from foveate.modeling.pyramid import FeaturePyramid
 from foveate.modeling.tasks import (
     DataFacts,
     ExplainableScore,
+    FoundObject,
     SpatialSettings,
     SpatialTask,
     TaskSettings,
@@ -245,12 +246,16 @@ class Detect(SpatialTask):
         candidates = self.detector.candidates(output)[0]
         return [
             self._explainable_score(
-                candidates.boxes[index].detach(), int(candidates.classes[index])
+                candidates.boxes[index].detach().float(),
+                int(candidates.classes[index]),
+                float(candidates.scores[index]),
             )
             for index in self._keep(candidates)[:_EXPLAINED].tolist()
         ]
 
-    def _explainable_score(self, box: Tensor, class_index: int) -> ExplainableScore:
+    def _explainable_score(
+        self, box: Tensor, class_index: int, confidence: float
+    ) -> ExplainableScore:
         def score(output: Any) -> Tensor:
             """Score the best candidate, weighted by its IoU with the box (D-RISE)."""
             scores = []
@@ -260,7 +265,8 @@ class Detect(SpatialTask):
                 scores.append(weighted.max() if len(weighted) else each.scores.sum())
             return torch.stack(scores)
 
-        return ExplainableScore(self.classes[class_index], score, score)
+        found = FoundObject(tuple(box.tolist()), confidence)
+        return ExplainableScore(self.classes[class_index], score, score, found)
 
     def _keep(self, candidates: Candidates) -> Tensor:
         """Indices of the candidates that are objects, by descending score."""
