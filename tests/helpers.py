@@ -32,7 +32,13 @@ from foveate.modeling.tasks import Task
 from foveate.modeling.tunings import TuningSettings
 from foveate.modeling.tunings.full import Full
 from foveate.predictions import Boxes
-from foveate.recipe import AugmentRecipe, Recipe, TrainingRecipe
+from foveate.recipe import (
+    AugmentRecipe,
+    Recipe,
+    TrainingRecipe,
+    with_settings,
+    without_settings,
+)
 from foveate.run.folder import Run
 from foveate.training.data import read_data
 from foveate.training.optimizer import build_optimizer, set_learning_rate
@@ -46,6 +52,13 @@ def train_recipe(recipe: Recipe, folder: Path) -> TrainingResult:
     job = prepare_job(recipe, read_data(recipe), folder)
     with job.run.locked():
         return _train(job)
+
+
+def probe_of(recipe: Recipe, settings: dict[str, Any] | None = None) -> Recipe:
+    """A recipe with a probe instead of a training, whose settings a probe would refuse."""
+    of_steps = recipe.training.model_fields_set - {"batch_size", "precision", "channels_last"}
+    plain = without_settings(recipe, [f"training.{name}" for name in of_steps])
+    return with_settings(plain, {"tuning": "probe", **(settings or {})})
 
 
 def fit_unevaluated(recipe: Recipe, folder: Path) -> FitResult:

@@ -18,6 +18,7 @@ from foveate.predictions import Labels
 from foveate.recipe import Recipe, with_settings
 from foveate.training.resolve import resolve_recipe
 from foveate.types import Batch, Features, Provides
+from helpers import probe_of
 
 CLASSES = ("a", "b", "c")
 CLOSED_FORM, GRADIENT = (
@@ -172,12 +173,12 @@ OTHER_VALUES = {
 def test_t63_a_closed_form_refuses_what_it_cannot_honor(quick, stripes, name):
     """The same setting changes what a head loses that is trained in steps."""
     table = read_table(stripes)
-    settings = {"tuning": "probe", f"task.{name}": OTHER_VALUES[name]}
+    settings = {f"task.{name}": OTHER_VALUES[name]}
     with pytest.raises(UsageError, match=rf"closed form, where task\.{name} has no effect"):
-        resolve_recipe(with_settings(quick, settings), table)
+        resolve_recipe(probe_of(quick, settings), table)
     resolve_recipe(with_settings(quick, {**settings, "tuning": "head"}), table)
     as_default = Classify.Settings.model_fields[name].default
-    resolve_recipe(with_settings(quick, {**settings, f"task.{name}": as_default}), table)
+    resolve_recipe(probe_of(quick, {f"task.{name}": as_default}), table)
 
 
 def test_t63_unbalanced_classes_are_not_said_to_be_weighted_by_a_closed_form():

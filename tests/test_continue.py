@@ -23,7 +23,7 @@ from foveate.run.folder import Run
 from foveate.run.lineage import read_run_table
 from foveate.training.continual import Teacher
 from foveate.types import Batch
-from helpers import fit_unevaluated
+from helpers import fit_unevaluated, probe_of
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_a_run_can_be_continued_twice_and_earlier_runs_are_not_changed(first_run
 
 def test_a_probe_is_refit_on_all_images(quick, plain, tmp_path):
     base = fit_unevaluated(
-        with_settings(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe"
+        probe_of(quick, {"tuning": "probe", "data.val": 0.25}), tmp_path / "probe"
     ).run
     result = continue_(base, plain, out=tmp_path / "run")
     assert result.numbers()["after_new"] > 0.5

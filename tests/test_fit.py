@@ -28,9 +28,7 @@ from foveate.run.folder import Run
 from foveate.training.planning import choose_mode
 from foveate.training.resolve import choose_norm_statistics
 from foveate.utils.device import ComputeMode
-from helpers import fit_unevaluated
-
-PROBE = {"tuning": "probe"}
+from helpers import fit_unevaluated, probe_of
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -100,14 +98,10 @@ def test_a_probe_on_pretrained_weights_equals_scikit_learn(digits, tmp_path):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_training_starts_from_the_closed_form_head(quick, tmp_path, channels_last):
     """In both memory formats; a tiny learning rate leaves the closed-form head unchanged."""
-    settings = {
-        "training.head_init": "probe",
-        "training.channels_last": channels_last,
-        "training.lr": 1e-12,
-        "task.features": "pooled",
-    }
-    fit_unevaluated(with_settings(quick, settings), tmp_path / "full")
-    fit_unevaluated(with_settings(quick, {**settings, **PROBE}), tmp_path / "probe")
+    settings = {"training.channels_last": channels_last, "task.features": "pooled"}
+    full = {"training.head_init": "probe", "training.lr": 1e-12, **settings}
+    fit_unevaluated(with_settings(quick, full), tmp_path / "full")
+    fit_unevaluated(probe_of(quick, settings), tmp_path / "probe")
     initial, expected = (
         read_tensors(tmp_path / name / "model.safetensors")["head.linear.weight"]
         for name in ("full", "probe")
@@ -209,10 +203,10 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
             writer.writerow([f"{number}.png", "|".join(labels), f"patient {number // 4}"])
     result = fit_recipe(
-        with_settings(
+        probe_of(
             quick,
             # stripes of two patients can be alike, which would unite their groups
-            {"data.path": str(tmp_path / "table.csv"), "data.near_duplicates": 1, **PROBE},
+            {"data.path": str(tmp_path / "table.csv"), "data.near_duplicates": 1},
         ),
         tmp_path / "run",
     )
@@ -230,7 +224,7 @@ def test_a_table_with_groups_and_several_labels(quick, tmp_path):
 
 def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
     """The other data has a class that sorts first and that the run does not know."""
-    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(probe_of(quick), tmp_path / "run")
     other = make_stripes_folder(tmp_path / "other", per_class=6, seed=5)
     (other / "aaa").mkdir()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(other / "aaa" / "1.png")
@@ -242,7 +236,7 @@ def test_t29_classes_are_matched_by_name_not_by_order(quick, tmp_path):
 
 
 def test_evaluating_on_training_images_is_reported(stripes, quick, tmp_path):
-    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(probe_of(quick), tmp_path / "run")
     evaluation = evaluate(tmp_path / "run", stripes)
     assert any("took part in training" in str(caution) for caution in evaluation.cautions)
     assert not any(
@@ -255,7 +249,7 @@ def test_evaluating_on_training_images_is_reported(stripes, quick, tmp_path):
 
 
 def test_images_without_labels_are_not_evaluated(stripes, quick, tmp_path):
-    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(probe_of(quick), tmp_path / "run")
     with pytest.raises(DataError, match="no labels") as caught:
         evaluate(tmp_path / "run", stripes / "lying")
     assert caught.value.hint == f"foveate predict RUN {stripes / 'lying'}"
@@ -268,7 +262,7 @@ def test_images_without_labels_are_not_evaluated(stripes, quick, tmp_path):
 
 def test_t22_no_run_is_written_into_the_data(quick, tmp_path, monkeypatch):
     data = make_stripes_folder(tmp_path / "data")
-    recipe = with_settings(quick, {"data.path": str(data), **PROBE})
+    recipe = probe_of(quick, {"data.path": str(data)})
     for out in (data / "run", data / "lying" / "run"):
         with pytest.raises(UsageError, match="would be written into the data"):
             fit_recipe(recipe, out)
@@ -288,7 +282,7 @@ def test_settings_that_no_training_survives_are_refused(quick, field, value):
 def test_t21_broken_images_are_skipped_counted_and_named(quick, tmp_path, capsys):
     data = make_stripes_folder(tmp_path / "data")
     (data / "lying" / "03.png").write_bytes(b"not a picture")
-    recipe = with_settings(quick, {"data.path": str(data), **PROBE})
+    recipe = probe_of(quick, {"data.path": str(data)})
     fit_unevaluated(recipe, tmp_path / "run")
     assert "skipped lying/03.png" in capsys.readouterr().out
     assert len(Run(tmp_path / "run").splits()) == 31
@@ -331,7 +325,7 @@ def test_bad_arguments_create_no_run(quick, tmp_path, settings, error, match):
 
 
 def test_runs_are_never_overwritten_nor_mixed_up(quick, tmp_path):
-    fit_unevaluated(with_settings(quick, PROBE), tmp_path / "run")
+    fit_unevaluated(probe_of(quick), tmp_path / "run")
     with pytest.raises(UsageError, match="already exists"):
         fit_recipe(quick, tmp_path / "run")
     with pytest.raises(UsageError, match="did you mean"):
@@ -352,9 +346,7 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
     file = tmp_path / "weights.safetensors"
     family = FAMILIES.get("timm")()
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
-    fit_unevaluated(
-        with_settings(quick, {"backbone.weights": str(file), **PROBE}), tmp_path / "run"
-    )
+    fit_unevaluated(probe_of(quick, {"backbone.weights": str(file)}), tmp_path / "run")
     save_file(family.open("test_efficientnet", "none", 32).network.state_dict(), file)
     with pytest.raises(RunError, match="differ from those"):
         foveate.load(tmp_path / "run")
@@ -365,7 +357,7 @@ def test_a_file_of_weights_that_changed_is_refused(quick, tmp_path):
 
 def test_training_and_prediction_get_the_same_pixels(stripes, quick, tmp_path):
     """evaluate and predict give the same scores for the same files."""
-    result = fit_recipe(with_settings(quick, PROBE), tmp_path / "run")
+    result = fit_recipe(probe_of(quick), tmp_path / "run")
     saved = read_rows(result.evaluation.folder / "predictions.jsonl")
     results = foveate.predict(
         tmp_path / "run", [stripes / row["path"] for row in saved], device="cpu"
@@ -395,16 +387,14 @@ def test_t31_features_come_from_the_cache_and_a_damaged_cache_is_ignored(
     monkeypatch.setattr(
         features, "_head_features", lambda *args: (calls.append(1), original(*args))[1]
     )
-    results = [
-        fit_recipe(with_settings(quick, PROBE), tmp_path / str(number)) for number in range(2)
-    ]
+    results = [fit_recipe(probe_of(quick), tmp_path / str(number)) for number in range(2)]
     assert len(calls) == 1
     (file,) = features.cache_folder().iterdir()
     original_bytes = file.read_bytes()
     one_value = original_bytes[:-4] + np.float32(0.125).tobytes()  # a number as good as another
     for count, damaged in enumerate((b"damaged", one_value), 2):
         file.write_bytes(damaged)
-        results.append(fit_recipe(with_settings(quick, PROBE), tmp_path / f"damaged-{count}"))
+        results.append(fit_recipe(probe_of(quick), tmp_path / f"damaged-{count}"))
         assert len(calls) == count
         assert file.read_bytes() == original_bytes
     assert len({result.evaluation.scores.numbers["log_loss"].value for result in results}) == 1

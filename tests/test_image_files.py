@@ -38,6 +38,7 @@ from foveate.images.pixels import Rendering
 from foveate.recipe import Recipe, recipe_from, with_settings
 from foveate.training.resolve import resolve_recipe
 from foveate.types import Sample
+from helpers import probe_of
 
 # 48 x 32 px, left half red, right half blue
 HEIC = base64.b64decode(
@@ -440,7 +441,7 @@ def test_features_in_the_cache_belong_to_the_bands_of_the_run(quick, tmp_path):
     for label in ("lying", "upright"):
         for number in range(16):
             write_bands(tmp_path / "data" / label / f"{number:02d}.tif", rng, label == "upright")
-    probe = with_settings(quick, {"data.path": str(tmp_path / "data"), "tuning": "probe"})
+    probe = probe_of(quick, {"data.path": str(tmp_path / "data"), "tuning": "probe"})
     losses = []
     for number, bands in enumerate(([1], [4])):
         recipe = with_settings(probe, {"data.bands": bands})

@@ -33,7 +33,7 @@ from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.utils.device import ComputeMode
 from foveate.utils.files import checksum
-from helpers import fit_unevaluated
+from helpers import fit_unevaluated, probe_of
 
 NETWORK = {"backbone.name": "test_efficientnet", "backbone.size": 32, "device": "cpu"}
 TRAINING = {
@@ -103,6 +103,10 @@ class Workspace:
     def fit(self, name: str, settings: dict) -> Path:
         fit_unevaluated(with_settings(self.recipe, settings), self.root / name)
         return self.root / name
+
+    def fit_probe(self) -> Path:
+        fit_unevaluated(probe_of(self.recipe, {"task.features": "pooled"}), self.root / "probe")
+        return self.root / "probe"
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +229,7 @@ def test_the_curve_ends_at_the_run_and_starts_at_the_probe(workspace, curve):
     assert [points[0].note.split(", ")[0], points[-1].note.split(", ")[0]] == ["start", "end"]
     for point, run in (
         (points[-1], workspace.first),
-        (points[0], workspace.fit("probe", {"tuning": "probe", "task.features": "pooled"})),
+        (points[0], workspace.fit_probe()),
     ):
         expected = evaluate(run, split="val", device="cpu").scores.numbers["accuracy"]
         assert point.validation == expected

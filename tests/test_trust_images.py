@@ -34,12 +34,12 @@ from foveate.inference.predictor import load_predictor
 from foveate.modeling.datasets import eval_dataset
 from foveate.modeling.tasks import TASKS
 from foveate.predictions import Boxes, Labels
-from foveate.recipe import AugmentRecipe, with_settings
+from foveate.recipe import AugmentRecipe
 from foveate.run.folder import Run
 from foveate.serving.engines import RunEngine
 from foveate.types import InputSpec, Sample
 from foveate.utils.paths import printable
-from helpers import fit_unevaluated, without_privileges
+from helpers import fit_unevaluated, probe_of, without_privileges
 from test_images import encode_image, rotated_image, upright_pixels
 
 FORMATS = [
@@ -56,7 +56,7 @@ NO_AUGMENTATION = AugmentRecipe(
 @pytest.fixture(scope="module")
 def run(quick, tmp_path_factory):
     return fit_unevaluated(
-        with_settings(quick, {"tuning": "probe", "data.leakage_audit": False}),
+        probe_of(quick, {"tuning": "probe", "data.leakage_audit": False}),
         tmp_path_factory.mktemp("runs") / "run",
     ).run
 
@@ -237,7 +237,7 @@ def test_t22_no_command_writes_beside_the_images(quick, tmp_path, capsys):
     (data / "upright" / "turned.jpg").write_bytes(rotated_image(6, "JPEG"))
     before = fingerprints(tmp_path / "data")
     run, new = tmp_path / "run", tmp_path / "new"
-    fit_recipe(with_settings(quick, {"data.path": str(data), "tuning": "probe"}), run)
+    fit_recipe(probe_of(quick, {"data.path": str(data), "tuning": "probe"}), run)
     for arguments in (
         ["evaluate", run, data],
         ["predict", run, data, "--format", "csv", "--out", new / "answers.csv"],
@@ -347,7 +347,7 @@ def test_t27_any_name_is_supported(quick, difficult_names, tmp_path, capsys):
         "data.val": 0.25,
         "data.test": 0.25,
     }
-    result = fit_recipe(with_settings(quick, settings), tmp_path / "run")
+    result = fit_recipe(probe_of(quick, settings), tmp_path / "run")
     run = Run(tmp_path / "run")
     assert run.classes() == ("猫", "🐕 & <b>dog")
     rows = run.splits()
@@ -404,9 +404,7 @@ def test_t28_other_files_are_skipped_or_reported(quick, tmp_path, capsys):
         (data / clutter).write_bytes(b"x")
     (data / "lying" / "folder.png").mkdir()
     fit_unevaluated(
-        with_settings(
-            quick, {"data.path": str(data), "tuning": "probe", "data.leakage_audit": False}
-        ),
+        probe_of(quick, {"data.path": str(data), "tuning": "probe", "data.leakage_audit": False}),
         tmp_path / "run",
     )
     paths = {row["path"] for row in Run(tmp_path / "run").splits()}
@@ -450,7 +448,7 @@ def test_t29_classes_are_matched_by_name_in_validation_too(quick, tmp_path, caps
             )
     (tmp_path / "data" / "train" / "empty").mkdir()
     fit_unevaluated(
-        with_settings(
+        probe_of(
             quick,
             {"data.path": str(tmp_path / "data"), "tuning": "probe", "data.leakage_audit": False},
         ),
@@ -480,7 +478,7 @@ def test_t31_cached_features_are_keyed_by_bytes_and_not_by_names_or_times(
 
     def fit_and_count(name, **settings):
         fit_unevaluated(
-            with_settings(
+            probe_of(
                 quick,
                 {
                     "data.path": str(data),

@@ -40,7 +40,14 @@ from foveate.training.data import read_data
 from foveate.training.replay import replay
 from foveate.utils import files
 from foveate.utils.memory import is_out_of_memory
-from helpers import ForkServer, fit_unevaluated, resume_training, train_recipe, without_evaluation
+from helpers import (
+    ForkServer,
+    fit_unevaluated,
+    probe_of,
+    resume_training,
+    train_recipe,
+    without_evaluation,
+)
 
 RANDOM_SETTINGS = {  # everything that depends on random numbers
     "training.batch_size": 8,
@@ -356,7 +363,7 @@ def test_t12_each_file_of_a_finished_run(quick, tmp_path):
         "data.leakage_audit": False,
         "task.features": "pooled",
     }
-    run = fit_unevaluated(with_settings(quick, settings), tmp_path / "run").run
+    run = fit_unevaluated(probe_of(quick, settings), tmp_path / "run").run
     queries = sorted(images.rglob("*.png"))[:4]
 
     def predict_rows():
@@ -584,7 +591,7 @@ def test_t14_a_signal_in_every_phase(quick, fork_server, tmp_path, phase):
 
 
 def test_t14_a_signal_in_an_export_leaves_no_file(quick, fork_server, tmp_path):
-    recipe = with_settings(quick, {"tuning": "probe", "data.leakage_audit": False})
+    recipe = probe_of(quick, {"tuning": "probe", "data.leakage_audit": False})
     fit_unevaluated(recipe, tmp_path / "run")
     arguments = ["export", tmp_path / "run", "--out", tmp_path / "files"]
     trigger = ("foveate.deploy.targets.onnx", "Onnx.open")

@@ -18,6 +18,7 @@ from foveate.modeling.classifiers.solution import rotate
 from foveate.recipe import with_settings
 from foveate.training.unlike_images import look_alike_folds, measure_unlike
 from foveate.types import Score, Scores
+from helpers import probe_of
 
 CLASSES, DIRECTIONS = 4, 24
 
@@ -142,8 +143,8 @@ def colors(tmp_path_factory):
 
 def test_t64_every_fit_of_classes_says_what_to_expect_of_unlike_images(quick, colors, tmp_path):
     """In the terminal, JSON, the report in two languages and the model card; or it is turned off."""
-    settings = {"data.path": str(colors), "tuning": "probe", "data.test": 0.3}
-    recipe = with_settings(quick, settings)
+    settings = {"data.path": str(colors), "data.test": 0.3}
+    recipe = probe_of(quick, settings)
     result = fit_recipe(recipe, tmp_path / "run")
     row = json.loads((tmp_path / "run" / "finished.json").read_text())["unlike"]
     accuracy = result.evaluation.scores.numbers["accuracy"].value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,15 @@ def with_settings(
     for dotted, value in sorted(assignments.items(), key=lambda item: item[0].count(".")):
         _assign(content, dotted, value)
     return _validate(content, names=names)
+
+
+def without_settings(recipe: Recipe, fields: Iterable[str]) -> Recipe:
+    """Return a copy in which dotted fields are not set, so that they have their defaults."""
+    content = recipe.model_dump(exclude_unset=True)
+    for dotted in fields:
+        section, _, last = dotted.partition(".")
+        content.get(section, {}).pop(last, None)
+    return _validate(content)
 
 
 def with_defaults(

@@ -15,6 +15,22 @@ from foveate.run.folder import Run
 from foveate.types import Batch
 
 
+def require_same_network(recipe: Recipe, run: Run) -> None:
+    """Raise UsageError if a recipe has another backbone or tuning than the run it continues."""
+    earlier = run.recipe()
+    for section, own, other in (
+        ("backbone", recipe.backbone, earlier.backbone),
+        ("tuning", recipe.tuning, earlier.tuning),
+    ):
+        if own != other:
+            raise UsageError(
+                f"the weights of the earlier run are of another {section}",
+                where=run.folder,
+                why=f"they belong to the {section} {other.name!r} with its settings there",
+                hint=f"leave the {section} as it is",
+            )
+
+
 def initialize_from_run(model: Model, recipe: Recipe, run: Run) -> None:
     """Copy the weights of an earlier run into a model.
 
@@ -29,18 +45,7 @@ def initialize_from_run(model: Model, recipe: Recipe, run: Run) -> None:
         UsageError: The recipe has another backbone or tuning than the run.
         WeightsError: A tensor does not fit.
     """
-    earlier = run.recipe()
-    for section, own, other in (
-        ("backbone", recipe.backbone, earlier.backbone),
-        ("tuning", recipe.tuning, earlier.tuning),
-    ):
-        if own != other:
-            raise UsageError(
-                f"the weights of the earlier run are of another {section}",
-                where=run.folder,
-                why=f"they belong to the {section} {other.name!r} with its settings there",
-                hint=f"leave the {section} as it is",
-            )
+    require_same_network(recipe, run)
     tensors = read_run_tensors(run.folder)
     model.tuning.prepare_for_tensors(model, tensors)
     own_tensors = model.trained_tensors()

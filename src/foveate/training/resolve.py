@@ -24,8 +24,9 @@ from foveate.modeling.backbones import family_of
 from foveate.modeling.tasks import TASKS, DataFacts, SpatialTask, Task
 from foveate.modeling.tunings import TUNINGS, Tuning
 from foveate.predictions import Boxes, ImagePrediction
-from foveate.recipe import Recipe, with_defaults, with_settings
+from foveate.recipe import Recipe, with_defaults, with_settings, without_settings
 from foveate.training.objectives import OBJECTIVES
+from foveate.training.unused_settings import refuse_unused, unused_settings
 from foveate.types import Decision, Table, content_of
 
 DEFAULT_OBJECTIVE = "lejepa"
@@ -114,11 +115,11 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
     _resolve_value_range(resolution, table)
     _resolve_backbone(resolution)
     task, tuning = _resolve_task(resolution, table), _resolve_tuning(resolution, table)
-    resolution.decide_defaults(_plugin_defaults(resolution.recipe, task, tuning))
+    refuse_unused(_unused(resolution.recipe, task, tuning))
+    resolution.decide_defaults(_effective_defaults(resolution.recipe, task, tuning))
     if size_is_open:
         every = max(1, len(table.samples) // _MEASURED_SIZES)
         _resolve_size(resolution, (each.source for each in table.samples[::every]), task)
-    _refuse_without_effect(resolution.recipe, task, tuning)
     _resolve_training(resolution, tuning)
     if tuning.needs_steps:
         _limit_memory(resolution, task)
@@ -129,6 +130,22 @@ def resolve_recipe(recipe: Recipe, table: Table) -> tuple[Recipe, list[Decision]
     chosen = task.resolve_settings(settings, targets, table.classes, facts)
     resolution.decide_settings("task", chosen)
     return resolution.recipe, resolution.decisions
+
+
+def without_unused_settings(recipe: Recipe, table: Table) -> tuple[Recipe, list[str]]:
+    """Leave out the settings that the tuning of a recipe cannot honor, for one of several trials.
+
+    Args:
+        recipe: The recipe of the trial.
+        table: The data that it names.
+
+    Returns:
+        The recipe, and the dotted fields that were left out.
+    """
+    resolution = Resolution(recipe)
+    task, tuning = _resolve_task(resolution, table), _resolve_tuning(resolution, table)
+    unused = list(_unused(resolution.recipe, task, tuning))
+    return without_settings(recipe, unused), unused
 
 
 def resolve_pretraining(recipe: Recipe) -> tuple[Recipe, list[Decision]]:
@@ -310,24 +327,11 @@ def _resolve_tuning(resolution: Resolution, table: Table) -> type[Tuning]:
     return tuning
 
 
-def _refuse_without_effect(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> None:
-    """Raise UsageError for settings of the task that matter in steps, where none is made."""
-    if tuning.needs_steps:
-        return
-    fields = task.Settings.model_fields
-    set_ones = [
-        name
-        for name, value in recipe.task.settings.items()
-        if name in task.step_settings and value not in (fields[name].default, "auto", "none")
-    ]
-    if set_ones:
-        names = ", ".join(f"task.{name}" for name in sorted(set_ones))
-        raise UsageError(
-            f"the tuning {recipe.tuning.name!r} fits the head in closed form, where {names} has no "
-            "effect",
-            where=f"task.{min(set_ones)}",
-            hint="leave it out; or --tuning head, last, lora or full, which train in steps",
-        )
+def _unused(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> dict[str, str]:
+    """Settings that the user gave and the tuning cannot honor, with the reason."""
+    usual = {name: value for name, (value, _) in _plugin_defaults(recipe, task, tuning).items()}
+    statistics = choose_norm_statistics(recipe)
+    return unused_settings(recipe, task, tuning, {**usual, statistics.field: statistics.value})
 
 
 def _resolve_training(resolution: Resolution, tuning: type[Tuning]) -> None:
@@ -367,10 +371,14 @@ def _plugin_defaults(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> 
     why = Message("choice.suits_backbone", text, tuning=method, backbone=backbone)
     defaults |= _with_reason(of_backbone, why)
     why = Message("choice.suits_tuning", "suits the tuning {tuning}", tuning=method)
-    defaults |= _with_reason(tuning.default_overrides, why)
+    return defaults | _with_reason(tuning.default_overrides, why)
+
+
+def _effective_defaults(recipe: Recipe, task: type[Task], tuning: type[Tuning]) -> Defaults:
+    """Collect of what plug-ins prefer that which the task has and which is not so already."""
     return {
         name: default
-        for name, default in defaults.items()
+        for name, default in _plugin_defaults(recipe, task, tuning).items()
         if _has_effect(name, default[0], recipe, task)
     }
 

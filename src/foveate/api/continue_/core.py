@@ -9,6 +9,7 @@ from foveate.errors import UsageError
 from foveate.modeling.tunings import TUNINGS
 from foveate.recipe import CONTINUE_OPTIONS, Recipe, recipe_from, with_settings
 from foveate.run.folder import Run
+from foveate.training.continual import require_same_network
 
 
 def continued_recipe(
@@ -27,11 +28,13 @@ def continued_recipe(
         "data.format": "auto",
         "start.run": str(run.resolve()),
     }
-    fresh["training.head_init"] = "random"  # the head is there already
+    if TUNINGS.get(recipe.tuning.name).needs_steps:
+        fresh["training.head_init"] = "random"  # the head is there already
     if "class_weights" in recipe.task.settings:
         fresh["task.class_weights"] = "auto"
     recipe = with_settings(recipe, fresh)
     recipe = recipe_from(None, options, settings or {}, recipe, names=CONTINUE_OPTIONS)
+    require_same_network(recipe, earlier)
     if not TUNINGS.get(recipe.tuning.name).needs_steps and recipe.start.replay < 1:
         why = "its head is refitted on all images, and would lose those that are not replayed"
         hint = "--replay 1, or fit with a tuning that trains, such as lora"

@@ -56,7 +56,6 @@ def run_demo(out: Path | None) -> DemoResult:
         "data.path": str(folder / "digits"),
         "backbone.weights": "offline",
         "backbone.size": 96,
-        "augment.flip": 0,
     }
     fitted = fit_recipe(with_settings(Recipe(), settings), folder / "run")
     for line in fitted.lines()[:-1]:

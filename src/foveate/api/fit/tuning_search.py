@@ -29,6 +29,7 @@ from foveate.run.lock import LOCK_FILES
 from foveate.training.clock import TimeBudget
 from foveate.training.data import read_data
 from foveate.training.job import PreparedData
+from foveate.training.resolve import without_unused_settings
 from foveate.types import Decision, Score, Table
 from foveate.utils import log
 from foveate.utils.files import atomic_write
@@ -108,6 +109,12 @@ class AutoTuningResult(FitResult):
             "tuning": Run(self.run).recipe().tuning.name,
             "leaderboard": rows,
         }
+
+
+def _without_settings(tuning: str, names: list[str]) -> Message:
+    """Say which settings of the user a trial cannot honor."""
+    text = "{tuning} is tried without {settings}, which it cannot honor"
+    return Message("tuning.without_settings", text, tuning=tuning, settings=", ".join(names))
 
 
 def _cells(trial: TuningTrial) -> list[str]:
@@ -261,6 +268,9 @@ class _TuningSearch:
             return self._measure_costs(self._resume_trial(Run(folder), budget))
         if self.best is not None and self.data is not None and budget is not None:
             self._require_time(self.data, budget)
+        recipe, unused = without_unused_settings(recipe, self.table)
+        if unused:
+            log.info(_without_settings(name, unused))
         job = prepare_job(recipe, self.table, folder, self.data, budget, ("val",))
         self.data = job.data
         if not job.indices("val"):

@@ -51,6 +51,9 @@ class Tuning(ABC):
     Attributes:
         needs_steps: False if the head is fitted in closed form on features of the frozen backbone.
         layerwise: whether learning rates fall towards the input (training.layer_decay).
+        trains_backbone: whether parameters of the backbone, or that are added to it, are trained.
+        trains_norms: whether normalization layers of the backbone are trained, so that it matters
+            where their statistics come from (training.batch_norm).
         unmergeable: why added parameters cannot be merged into the network; empty if they can.
         search_rank: Position in the search of `--tuning auto`, cheapest first; None: not part of
             it.
@@ -64,6 +67,8 @@ class Tuning(ABC):
 
     needs_steps: ClassVar[bool] = True
     layerwise: ClassVar[bool] = True
+    trains_backbone: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = True
     unmergeable: ClassVar[str] = ""
     search_rank: ClassVar[float | None] = None
     knows_classes: ClassVar[bool] = False

@@ -24,6 +24,7 @@ class PeftTuning(Tuning):
     """
 
     layerwise: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
     layer_kind: ClassVar[str] = "linear layer and no ungrouped convolution"
     tuner: Any  # peft's object; some methods keep tensors there that all layers share
 

@@ -128,6 +128,8 @@ class TextTuning(Tuning):
     """Freezes the backbone and replaces the task's head by one that compares images with text."""
 
     layerwise: ClassVar[bool] = False
+    trains_backbone: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
     knows_classes: ClassVar[bool] = True
     default_overrides: ClassVar[dict[str, Any]] = {"task.features": "pooled"}
     Settings: ClassVar[type[TuningSettings]] = TextSettings

@@ -37,6 +37,7 @@ class _BesideMlp(nn.Module):
 
 class AdaptFormer(Tuning):
     layerwise: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
     unmergeable: ClassVar[str] = (
         "the bottleneck is nonlinear and cannot be expressed as a change of weights"
     )

@@ -66,6 +66,7 @@ class _Head(LearnedTextHead):
 
 
 class ClipLora(TextTuning):
+    trains_backbone: ClassVar[bool] = True
     default_overrides: ClassVar[dict[str, Any]] = {
         **TextTuning.default_overrides,
         "task.smoothing": 0.0,

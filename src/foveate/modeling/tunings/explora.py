@@ -25,6 +25,7 @@ class ExPLoRASettings(LoraSettings):
 
 
 class ExPLoRA(LoraTuning):
+    trains_norms: ClassVar[bool] = True
     Settings: ClassVar[type[TuningSettings]] = ExPLoRASettings
     settings: Any
 

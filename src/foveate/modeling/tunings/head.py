@@ -10,6 +10,8 @@ from foveate.modeling.tunings import Adaptable, Tuning
 class Head(Tuning):
     search_rank: ClassVar[float | None] = 1.5
     layerwise: ClassVar[bool] = False
+    trains_backbone: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
 
     def apply(self, model: Adaptable) -> None:
         model.backbone.requires_grad_(False)

@@ -53,6 +53,7 @@ class _Principal(nn.Module):
 
 class Pissa(Tuning):
     layerwise: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
     Settings: ClassVar[type[TuningSettings]] = PissaSettings
     settings: PissaSettings

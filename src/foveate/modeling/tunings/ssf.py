@@ -43,6 +43,7 @@ class _Shifted(nn.Module):
 
 class Ssf(Tuning):
     layerwise: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
     default_overrides: ClassVar[dict[str, Any]] = {"training.lr": 3e-3}
 
     def apply(self, model: Adaptable) -> None:

@@ -54,6 +54,7 @@ class _Prompted(nn.Module):
 
 class Vpt(Tuning):
     layerwise: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
     unmergeable: ClassVar[str] = "prompts are additional tokens, not a change of weights"
     Settings: ClassVar[type[TuningSettings]] = VptSettings
     settings: VptSettings
