@@ -6,8 +6,8 @@
 The maps are Grad-CAM and HiResCAM of the default probe on held-out images of clothing and
 brain_mri, and of a detector (256 px, `--minutes 14`) on the validation part of bccd. Each map is
 tested thoroughly, with the random orders of two seeds, and by shorter tests with those of the first
-seed. The verdict is whether a map is better than random orders by two standard deviations. How often two
-thorough tests agree is the most that can be expected of a shorter one.
+seed. The verdict is whether a map is better than random orders by two standard deviations. How
+often two thorough tests agree is the most that can be expected of a shorter one.
 
 Runs are kept in OUT, and fitted if they are missing. Rows go to OUT/explain_short.jsonl. Prints a
 table of docs/benchmarks/explanations.md.
@@ -59,7 +59,7 @@ def main() -> None:
 
 def prepare(case: str, options: Any) -> tuple[Predictor, list[Sample]]:
     """Fit a run if it is missing; return it with images that it was not trained on."""
-    run: Path = options.out / case
+    run: Path = options.out / f"run-{case}"
     if case == "bccd":
         if not run.exists():
             settings = {"task.width": 64}

@@ -192,7 +192,7 @@ class ExplainTarget:
         """Return the floating-point operations of a forward pass of the image."""
         with FlopCounterMode(display=False) as counter:
             self.output(self.batch.images)
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     @torch.no_grad()
     def probabilities(self, scores: Sequence[ExplainableScore], images: Tensor) -> np.ndarray:
