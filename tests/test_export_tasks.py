@@ -217,7 +217,7 @@ def test_segmentation_exports(masks, segmenter, tmp_path, head, target):
         run = fit_unevaluated(tiny_recipe(masks, **settings), tmp_path / "run").run
         exported = foveate.export(run, target).files[0]
     assert exported.parity["logits"] < 1e-4
-    assert exported.metric == "mean_iou"
+    assert exported.metric == "dice"
     expected, actual = (
         list(foveate.predict(model, image_paths(masks))) for model in (run, exported.path)
     )

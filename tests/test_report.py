@@ -14,13 +14,17 @@ import pytest
 
 import foveate
 from browser import NAMES, Browser
+from foveate.api.evaluate.result import EvaluateResult
 from foveate.errors import UnknownName
+from foveate.evaluation.metrics import metric_for
 from foveate.messages import Message, languages
+from foveate.predictions import Regions
 from foveate.reporting.evaluation_page import (
     Comparison,
     ConfusionCell,
     EvaluationPage,
     Example,
+    describe_regions,
     write_report,
 )
 from foveate.reporting.metric_names import metric_name
@@ -160,6 +164,26 @@ def test_empty_sections_are_omitted(page, tmp_path):
     parsed = write_and_parse(empty_page, tmp_path / "report.html")
     assert parsed.tags.count("h2") == 3
     assert "svg" not in parsed.tags
+
+
+def test_t77_terminal_report_and_model_card_count_the_objects(page, tmp_path):
+    scores = {"dice": Score(0.921, 0.85, 0.96, 12), "dice_per_image": Score(0.54, count=12)}
+    scores["mean_iou"] = Score(0.922, count=12)
+    objects = {"small": [1, 13], "medium": [0, 0], "large": [3, 8]}
+    masks = replace(page, scores=Scores(scores, [], {"objects": objects}))
+    sentence = (
+        "Dice 0.921 [0.850, 0.960] of all pixels together, Dice 0.540 in the mean image; "
+        "4 of 21 objects found (small: 1 of 13, medium: 0 of 0, large: 3 of 8)"
+    )
+    assert f"{sentence}." in write_and_parse(masks, tmp_path / "report.html").text
+    write_model_card(masks, "segment", "resnet18", tmp_path / "README.md")
+    assert f"{sentence}." in (tmp_path / "README.md").read_text("utf-8")
+    metric = metric_for(Regions, ("background", "spot"))
+    folder = tmp_path / "evaluation"
+    result = EvaluateResult(tmp_path, folder, "test", masks.scores, [], 0, metric, 1.0)
+    assert result.lines()[0].endswith(f": {sentence}")
+    without = replace(masks, scores=Scores(scores))
+    assert "found" not in str(describe_regions(without.scores))
 
 
 def test_many_classes_are_cut_to_the_most_confused(page, tmp_path):

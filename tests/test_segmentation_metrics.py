@@ -18,6 +18,7 @@ from foveate.errors import DataError
 from foveate.evaluation.metrics import metric_for
 from foveate.predictions import Regions
 from foveate.reporting import plots
+from foveate.reporting.evaluation_page import describe_regions
 
 pytestmark = pytest.mark.figures
 
@@ -93,7 +94,8 @@ def test_the_numbers_equal_the_references(k, seed):
     assert result.numbers["pixel_accuracy"].value == pytest.approx(
         reference.accuracy_score(target, predicted), abs=1e-6
     )
-    assert [*result.numbers] == ["mean_iou", "dice", "pixel_accuracy", "boundary_f1"]
+    names = ["mean_iou", "dice", "dice_per_image", "pixel_accuracy", "boundary_f1"]
+    assert [*result.numbers] == names
     rows = reference.classification_report(
         target, predicted, labels=range(k), output_dict=True, zero_division=0
     )
@@ -317,4 +319,118 @@ def test_large_counts_are_abbreviated(count, text):
     assert (
         count_texts(plots.confusion_matrix(np.array([[count, 0], [0, 1]]), ["a", "background"]))
         == 2 + 2 + 2 + 2
+    )
+
+
+# --- objects, and the mean image
+
+
+def defects(found: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(prediction, target) of one large and ten small defects on images of 200 px.
+
+    The large one is found but for its edge, and `found` of the small ones by one pixel each.
+    """
+    target = np.zeros((200, 200), int)
+    target[20:170, 20:170] = 1
+    prediction = np.roll(target, 1, 0)
+    pairs = [(prediction, target)]
+    for index in range(10):
+        target = np.zeros((200, 200), int)
+        target[50:56, 50:56] = 1
+        prediction = np.zeros_like(target)
+        prediction[55, 55] = index < found
+        pairs.append((prediction, target))
+    return pairs
+
+
+def scores_of(pairs: list[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...]):
+    metric = metric_for(Regions, classes)
+    for prediction, target in pairs:
+        metric.update(Regions(prediction), Regions(target))
+    return metric.compute()
+
+
+def test_t77_what_pooled_pixels_hide_is_said_first():
+    result = scores_of(defects(found=2), ("background", "defect"))
+    numbers = {name: score.value for name, score in result.numbers.items()}
+    assert [*numbers][:3] == ["dice", "dice_per_image", "object_recall"]
+    assert numbers["dice"] > 0.97  # one large defect
+    large, small = 2 * 150 * 149 / (2 * 150**2), 2 / (36 + 1)
+    assert numbers["dice_per_image"] == pytest.approx((large + 2 * small) / 11)
+    assert numbers["object_recall"] == pytest.approx(3 / 11)
+    assert numbers["object_recall_small"] == pytest.approx(0.2)
+    assert numbers["object_recall_large"] == 1
+    assert "object_recall_medium" not in numbers  # there are none
+    assert result.tables["objects"] == {"small": [2, 10], "medium": [0, 0], "large": [1, 1]}
+    assert result.numbers["object_recall_small"].low < 0.2 < result.numbers["object_recall"].high
+    assert result.numbers["object_recall_large"].low is None  # of one image
+    sentence = str(describe_regions(result))
+    assert sentence.startswith("Dice 0.9")
+    assert "in the mean image; 3 of 11 objects found (small: 2 of 10, medium: 0 of 0" in sentence
+
+
+def slow_objects(prediction: np.ndarray, target: np.ndarray) -> list[tuple[int, bool]]:
+    """Area of each connected region of class 1, and whether a pixel of it is predicted."""
+    left, objects = {tuple(each) for each in np.argwhere(target == 1)}, []
+    while left:
+        stack, area, hit = [left.pop()], 0, False
+        while stack:
+            y, x = stack.pop()
+            area, hit = area + 1, hit or prediction[y, x] == 1
+            near = {(y + down, x + right) for down in (-1, 0, 1) for right in (-1, 0, 1)} & left
+            left -= near
+            stack += near
+        objects.append((area, bool(hit)))
+    return objects
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_equal_the_slow_version(seed):
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(6):
+        target = (rng.random((60, 70)) < 0.1).astype(int)
+        target[5 : 5 + int(rng.integers(10, 40)), 5:45] = 1
+        target[rng.random(target.shape) < 0.05] = -1
+        pairs.append(((rng.random(target.shape) < 0.02).astype(int), target))
+    objects = [each for pair in pairs for each in slow_objects(*pair)]
+    result = scores_of(pairs, ("background", "thing"))
+    assert result.numbers["object_recall"].value == pytest.approx(
+        np.mean([hit for _, hit in objects])
+    )
+    small = [hit for area, hit in objects if area <= 32**2]
+    medium = [hit for area, hit in objects if 32**2 < area <= 96**2]
+    assert result.tables["objects"]["small"] == [sum(small), len(small)]
+    assert result.tables["objects"]["medium"] == [sum(medium), len(medium)]
+
+
+def test_images_without_foreground_count_in_no_mean_and_false_alarms_as_zero():
+    empty, spot = np.zeros((9, 9), int), np.zeros((9, 9), int)
+    spot[2:4, 2:4] = 1
+    classes = ("background", "spot")
+    assert scores_of([(spot, spot), (empty, empty)], classes).numbers["dice_per_image"].value == 1
+    both = scores_of([(spot, spot), (spot, empty)], classes).numbers
+    assert both["dice_per_image"].value == 0.5
+    assert both["object_recall"].value == 1
+
+
+def test_scenes_without_a_background_have_no_objects():
+    pairs = random_masks(0, 3)
+    numbers = scores_of(pairs, ("sky", "road", "car")).numbers
+    assert [*numbers] == ["mean_iou", "dice", "dice_per_image", "pixel_accuracy", "boundary_f1"]
+    several = scores_of(pairs, ("background", "road", "car")).numbers
+    assert next(iter(several)) == "mean_iou"
+    assert "object_recall" in several
+
+
+@pytest.mark.parametrize("classes", [("background", "spot"), ("a", "b", "c")])
+def test_the_main_score_of_a_resample_is_that_of_its_images(classes):
+    pairs = random_masks(1, len(classes), images=5)
+    metric = metric_for(Regions, classes)
+    for prediction, target in pairs:
+        metric.update(Regions(prediction), Regions(target))
+    indices = np.array([0, 1, 1, 4])
+    expected = scores_of([pairs[index] for index in indices], classes)
+    assert metric.resampler()(indices) == pytest.approx(
+        expected.numbers[expected.main].value, abs=1e-12
     )

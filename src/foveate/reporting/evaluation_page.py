@@ -10,6 +10,7 @@ import numpy as np
 
 from foveate.messages import Message
 from foveate.predictions import NoInterval
+from foveate.reporting.metric_names import metric_name
 from foveate.reporting.rendering import Text, Thumbnail, render
 from foveate.types import Score, Scores
 
@@ -27,6 +28,36 @@ def images_of(split: str, score: Score) -> Message:
         return images
     text = "{images} in {groups:group|groups}"
     return Message("report.images_of_groups", text, images=images, groups=score.groups)
+
+
+def describe_regions(scores: Scores) -> Message | None:
+    """Say of masks what their pixels together hide: the mean image, and the objects found.
+
+    Terminal, report and model card write it alike; None for other predictions.
+    """
+    numbers = scores.numbers
+    if "mean_iou" not in numbers:
+        return None
+    text = "{name} {pooled} of all pixels together"
+    pooled = numbers[scores.main].with_interval
+    told = Message("regions.pooled", text, name=metric_name(scores.main), pooled=pooled)
+    if "dice_per_image" in numbers:
+        text = "{pooled}, Dice {mean} in the mean image"
+        mean = numbers["dice_per_image"].with_interval
+        told = Message("regions.per_image", text, pooled=told, mean=mean)
+    by_size = scores.tables.get("objects")
+    if not by_size or not any(count for _, count in by_size.values()):
+        return told
+    found, count = (sum(pair[index] for pair in by_size.values()) for index in (0, 1))
+    sizes = {
+        size: Message("regions.found", "{found} of {count}", found=pair[0], count=pair[1])
+        for size, pair in by_size.items()
+    }
+    text = (
+        "{overlap}; {found} of {count:object|objects} found (small: {small}, medium: {medium}, "
+        "large: {large})"
+    )
+    return Message("regions.objects", text, overlap=told, found=found, count=count, **sizes)
 
 
 def _images_of_split(split: str, count: int) -> Message:
@@ -221,6 +252,7 @@ def write_report(page: EvaluationPage, path: Path) -> None:
         page,
         figures=figures,
         headline=_headline(page),
+        regions=describe_regions(page.scores),
         curve_columns=_numeric_columns(page.curves),
         risks=_risks(*tables["risk"]) if "risk" in tables else [],
     )

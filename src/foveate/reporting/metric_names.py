@@ -26,6 +26,7 @@ _NAMES = {
     "class": Message("metric.class", "class"),
     "count": Message("metric.count", "count"),
     "dice": Message("metric.dice", "Dice"),
+    "dice_per_image": Message("metric.dice_per_image", "mean Dice of an image"),
     "epoch": Message("metric.epoch", "epoch"),
     "exact_match": Message("metric.exact_match", "exact match"),
     "expected_calibration_error": Message(
@@ -59,6 +60,10 @@ _NAMES = {
     "mean_rmse": Message("metric.mean_rmse", "RMSE of always the training mean"),
     "median_mae": Message("metric.median_mae", "mean absolute error of always the training median"),
     "micro_f1": Message("metric.micro_f1", "micro F1"),
+    "object_recall": Message("metric.object_recall", "recall of objects"),
+    "object_recall_small": Message("metric.object_recall_small", "recall of small objects"),
+    "object_recall_medium": Message("metric.object_recall_medium", "recall of medium objects"),
+    "object_recall_large": Message("metric.object_recall_large", "recall of large objects"),
     "pixel_accuracy": Message("metric.pixel_accuracy", "pixel accuracy"),
     "precision": Message("metric.precision", "precision"),
     "r2": Message("metric.r2", "R²"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from foveate.reporting.evaluation_page import EvaluationPage, images_of
+from foveate.reporting.evaluation_page import EvaluationPage, describe_regions, images_of
 from foveate.reporting.metric_names import metric_name
 from foveate.utils.files import write_text
 from foveate.version import __version__
@@ -42,7 +42,8 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
     images = images_of(page.split, main)
     name = str(metric_name(page.scores.headline))
     headline = _sentence(f"{name} {main.value:.3f}{interval} on {images}")
-    unlike = _sentence(str(page.unlike)) if page.unlike else ""
+    regions = describe_regions(page.scores)
+    more = [_sentence(str(each)) for each in (regions, page.unlike) if each]
     facts = [(key, value) for key, value in page.facts if key.id not in _PRIVATE_FACTS]
     rows = [
         f"| {metric_name(key)} | {score.value:.4f} | {score.count} |"
@@ -51,7 +52,7 @@ def write_model_card(page: EvaluationPage, task: str, backbone: str, path: Path)
     parts = [
         f"---\n{_metadata(page, task, backbone)}\n---",
         f"# {page.title}",
-        " ".join(each for each in (str(page.question), headline, unlike) if each),
+        " ".join(each for each in (str(page.question), headline, *more) if each),
         "## Model",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {_cell(str(v))} |" for key, v in facts)]),
         "## Scores",

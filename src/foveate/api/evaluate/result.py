@@ -12,7 +12,7 @@ from foveate.api.evaluate.slices import Slice, slice_lines, slice_rows
 from foveate.api.evaluate.unlike import describe_unlike
 from foveate.evaluation.metrics import Metric
 from foveate.messages import Message
-from foveate.reporting.evaluation_page import OodResult, Shift, images_of
+from foveate.reporting.evaluation_page import OodResult, Shift, describe_regions, images_of
 from foveate.types import Scores
 
 FIRST_CAUTIONS = ("caution.one_answer", "caution.no_better_than_majority")
@@ -95,7 +95,7 @@ class EvaluateResult:
         headline, numbers = self.scores.headline, self.scores.numbers
         ordered = {headline: numbers[headline], **numbers}  # a key keeps its first place
         lines = [str(each) for each in self.cautions if each.id in FIRST_CAUTIONS]
-        lines.append(f"on {self._images}:")
+        lines.append(self._heading(f"on {self._images}"))
         lines += [f"  {name}: {score}" for name, score in ordered.items()]
         if self.unlike is not None:
             lines.append(f"  {describe_unlike(self.scores, self.unlike)}")
@@ -109,9 +109,14 @@ class EvaluateResult:
         lines += [f"note: {caution}" for caution in notes]
         if self.shifted is not None and self.shift is not None:
             report = self.shifted.folder / "report.html"
-            lines += ["on the other data:", *self.shifted._score_lines()[1:]]
+            lines += [self.shifted._heading("on the other data"), *self.shifted._score_lines()[1:]]
             lines += [*shift_lines(self.shift, main), f"report of the other data: {report}"]
         return lines
+
+    def _heading(self, where: str) -> str:
+        """The line above the scores, for masks with what their main score hides."""
+        regions = describe_regions(self.scores)
+        return f"{where}: {regions}" if regions else f"{where}:"
 
     @property
     def _images(self) -> Message:
