@@ -234,7 +234,7 @@ def test_invalid_arguments(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "f" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "f" / name / "1.png")
-    with pytest.raises(UsageError, match=r"'yolo' holds boxes.*have labels.*folder, table"):
+    with pytest.raises(UsageError, match=r"'yolo' holds boxes.*have labels.*cvat, folder.*, table"):
         foveate.convert(tmp_path / "f", "yolo", tmp_path / "out")
     with pytest.raises(UsageError, match=r"'folder' holds labels.*have boxes.*boxes_table, coco"):
         foveate.convert(tmp_path / "c", "folder", tmp_path / "out")

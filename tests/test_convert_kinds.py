@@ -350,7 +350,7 @@ def test_outlines_become_masks(tmp_path):
     assert not np.asarray(Image.open(folder / "masks" / "b.png")).any()
     assert json.loads((folder / "classes.json").read_text()) == {"0": "background", "1": "nut"}
     with pytest.raises(
-        UsageError, match=r"'coco' holds boxes, and these data have masks.*coco_masks, masks"
+        UsageError, match=r"'coco' holds boxes, and these data have masks.*coco_masks, cvat.*, masks"
     ):
         foveate.convert(folder, "coco", tmp_path.parent / f"{tmp_path.name}-coco")
 
@@ -504,6 +504,35 @@ def test_boxes_become_those_around_their_masks_in_tools(tmp_path, tool):
     notes = "\n".join(foveate.convert(tmp_path / "x.json", tool, folder).notes)
     assert "1 box of objects with masks became those around the masks" in notes
     assert ("1 image without a group, which get one" in notes) == (tool == "cvat")
+
+
+@pytest.mark.parametrize("tool", ["cvat", "labelme", "labelstudio"])
+def test_classes_of_images_are_tags_in_tools(tmp_path, tool):
+    """One or several for each image; an image without any would not be read as tagged."""
+    names = [("cat",), ("dog; or fox", "cat"), ("人",), ("cat",)]
+    before = make_table(tmp_path / "made", labels_of(*names), multilabel=True)
+    folder = write(before, "table", tmp_path / "0")
+    foveate.convert(folder, tool, tmp_path / "1")
+    assert read_table(tmp_path / "1").format == "tags"
+    result = foveate.convert(tmp_path / "1", "table", tmp_path / "2")
+    assert result.counts == {"cat": 3, "dog; or fox": 1, "人": 1}
+    places = ("split", "group") if tool == "labelstudio" else ("split",)
+    assert_same(before, read_table(tmp_path / "2"), places)
+    write(make_table(tmp_path / "none", labels_of(("cat", "dog"), ())), "table", tmp_path / "3")
+    with pytest.raises(DataError, match="there are 2 images, and 1 would be read"):
+        foveate.convert(tmp_path / "3", tool, tmp_path / "4")
+
+
+@pytest.mark.parametrize("tool", ["cvat", "labelme", "labelstudio"])
+def test_masks_are_brushes_in_tools(tmp_path, tool, capsys):
+    before = make_masks(tmp_path / "made", ("background", "zebra", "bolt"))
+    folder = write(before, "masks", tmp_path / "0")
+    assert cli._run(["convert", str(folder), "--to", tool, "--out", str(tmp_path / "1")]) == 0
+    assert f"next: foveate fit {tmp_path / '1'} --format outlines" in capsys.readouterr().out
+    foveate.convert(tmp_path / "1", "masks", tmp_path / "2")
+    again = read_table(tmp_path / "2")
+    assert again.classes == before.classes
+    assert_same(before, again, ("split",))
 
 
 def test_a_mask_that_moved_is_detected(tmp_path):

@@ -219,7 +219,7 @@ def test_ages_of_utkface_are_numbers(tmp_path):
     )
     table = read_table(tmp_path)
     assert (table.format, len(table.samples)) == ("utkface", 10)
-    assert [sample.target for sample in table.samples[:3]] == [Number(1), Number(110), Number(26)]
+    assert {sample.target for sample in table.samples} == {*map(Number, (1, 26, 110, 7, 8))}
     assert "read as the age; for gender or race, write a table" in notes_of(table)
     assert "lacks a part, left out: 1 ('part2/39_1_2017" in notes_of(table)
     images(tmp_path / "photos", "25_1.jpg", "26_0_1_2.jpg")

@@ -108,18 +108,19 @@ def write_dataset(table: Table, to: str, out: Path) -> ConvertResult:
         UsageError: The target cannot hold these data.
         DataError: What was written is not the same.
     """
-    target = writer(to)
+    target, kind = writer(to), type(table.samples[0].target)
+    reader = target.read_as.get(kind, to)
     with atomic_write(out) as partial:
         partial.mkdir()
         notes = (*table.notes, *_painted_notes(table), *target.write(table, partial))
-        again = _read_back(to, partial, out)
+        again = _read_back(reader, partial, out)
         notes += compare_tables(table, again, out)
-        command = shell_command("fit", out, *_format_option(to, partial))
+        command = shell_command("fit", out, *_format_option(reader, partial))
         images, counts = count_by_split(again), count_by_class(again)
     for note in notes:
         log.warning(note)
-    kind = _KINDS[type(table.samples[0].target)]
-    return ConvertResult(out, to, kind, images, counts, tuple(map(str, notes)), command)
+    texts = tuple(map(str, notes))
+    return ConvertResult(out, to, _KINDS[kind], images, counts, texts, command)
 
 
 def require_separate_folder(data: Path, out: Path) -> None:
@@ -186,10 +187,10 @@ def _readable(table: Table) -> Table:
     return replace(table, samples=tuple(samples), notes=(*table.notes, *issues.issues()))
 
 
-def _read_back(to: str, partial: Path, out: Path) -> Table:
+def _read_back(reader: str, partial: Path, out: Path) -> Table:
     """Read what was written. Raises DataError naming `out` if that fails."""
     try:
-        return read_table(partial, to)
+        return read_table(partial, reader)
     except DataError as error:
         why = str(error).replace(str(partial), str(out))
         raise DataError(
@@ -207,13 +208,13 @@ def _painted_notes(table: Table) -> tuple[Issue, ...]:
     return (remark("objects_unsupported", text),)
 
 
-def _format_option(to: str, folder: Path) -> tuple[str, ...]:
+def _format_option(reader: str, folder: Path) -> tuple[str, ...]:
     """The option that reads a folder in a format; none where it is read so without."""
     try:
-        is_clear = choose_format(folder) == to
+        is_clear = choose_format(folder) == reader
     except DataError:
         is_clear = False
-    return () if is_clear else ("--format", to)
+    return () if is_clear else ("--format", reader)
 
 
 def count_by_split(table: Table) -> dict[str, int]:

@@ -61,6 +61,7 @@ class Format(ABC):
         summary: What it is, in a few words ("a folder per class"); printed with the guess.
         target: The type of the targets that it reads; None = any.
         writes: The types of targets that it can write; empty if it can only be read.
+        read_as: The format that reads what it writes of a type of targets, where it is another.
         outlines: Whether its boxes may have masks, which the format `outlines` paints.
         is_painted: Whether its regions are made of objects, which they no longer tell apart.
         takes_column: Whether it reads the column of a table that the user names.
@@ -70,6 +71,7 @@ class Format(ABC):
     summary: ClassVar[str]
     target: ClassVar[type | None] = None
     writes: ClassVar[tuple[type, ...]] = ()
+    read_as: ClassVar[Mapping[type, str]] = {}
     outlines: ClassVar[bool] = False
     is_painted: ClassVar[bool] = False
     takes_column: ClassVar[bool] = False

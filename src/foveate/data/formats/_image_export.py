@@ -14,7 +14,7 @@ from foveate.data.formats._box_table import CLASSES
 from foveate.data.issues import IssueLog
 from foveate.data.survey import MASK_SUFFIX
 from foveate.images.codec import read_size, usual_extension
-from foveate.predictions import Boxes, Regions
+from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Issue, IssueKind, Sample, StoredImage, Table
 
 _RENAMED = IssueKind(
@@ -58,6 +58,12 @@ class CopiedImage:
     def regions(self) -> Regions:
         """The mask of the sample."""
         assert isinstance(self.sample.target, Regions)
+        return self.sample.target
+
+    @property
+    def drawn(self) -> Labels | Boxes | Regions:
+        """What annotation tools show of the sample."""
+        assert isinstance(self.sample.target, Labels | Boxes | Regions)
         return self.sample.target
 
     def objects(self) -> Iterator[tuple[list[float], str, bool]]:

@@ -23,7 +23,7 @@ from foveate.data.formats._coco_files import stated_size
 from foveate.data.issues import IssueLog, skip_and_record
 from foveate.errors import BrokenImage, DataError
 from foveate.images.codec import read_size
-from foveate.predictions import Boxes, Labels
+from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Issue, IssueKind, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 from foveate.utils.rle import decode_rle, encode_rle, encode_rle_at, parse_segmentation
@@ -35,6 +35,8 @@ _MAX_SIDE = 1_000_000  # px of an image
 _CORNERS_OF_CURVE = 64  # of the polygon that replaces a circle or an ellipse
 _MANY_OUTLINES = 0.5  # share of objects with an outline from which boxes count as outlines, too
 
+READ_AS: dict[type, str] = {Labels: "tags", Regions: "outlines"}
+"""The formats that read other targets than boxes from the files of tools."""
 LOST = IssueKind(
     "tool_lost_shapes", "shapes without an area (points, lines and the like), dropped", "warning"
 )

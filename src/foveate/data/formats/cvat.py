@@ -9,7 +9,7 @@ skeletons are dropped. DATA is the folder with annotations.xml, or that file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +30,7 @@ from foveate.data.formats._tool_tables import (
     ATTRIBUTES,
     CURVES,
     LOST,
+    READ_AS,
     ROTATED,
     AnnotatedImage,
     Found,
@@ -46,7 +47,7 @@ from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders, split_in_name
 from foveate.data.tools.cvat import CvatImage, to_xml
 from foveate.errors import DataError
-from foveate.predictions import Boxes
+from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Issue, IssueKind, Table
 from foveate.utils.paths import printable
 
@@ -66,7 +67,8 @@ class Cvat(ToolFormat):
 
     format: ClassVar[str] = "cvat"
     summary: ClassVar[str] = "CVAT annotations in XML"
-    writes: ClassVar[tuple[type, ...]] = (Boxes,)
+    writes: ClassVar[tuple[type, ...]] = (Boxes, Labels, Regions)
+    read_as: ClassVar[Mapping[type, str]] = READ_AS
 
     def find(self, path: Path) -> Found | None:
         """XML files with annotations of images or tracks."""
@@ -107,7 +109,7 @@ class Cvat(ToolFormat):
         """Write annotations.xml and images/."""
         notes: list[Issue] = []
         images = [
-            CvatImage(str(image.path), image.size, image.boxes, image.sample.split)
+            CvatImage(str(image.path), image.size, image.drawn, image.sample.split)
             for image in copy_images(table, folder / "images", notes)
         ]
         tree = to_xml(images, table.classes, printable(table.root.name) or "data")

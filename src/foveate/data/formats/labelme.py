@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from foveate.data.formats._tool_tables import (
     ATTRIBUTES,
     CURVES,
     LOST,
+    READ_AS,
     ROTATED,
     AnnotatedImage,
     Found,
@@ -47,7 +48,7 @@ from foveate.data.survey import MANY_LABELS, survey_folder
 from foveate.data.tools.labelme import LABELS, to_json
 from foveate.errors import BrokenImage, DataError
 from foveate.images.bitmaps import read_bitmap
-from foveate.predictions import Boxes
+from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Issue, IssueKind, Sample, Table
 from foveate.utils.paths import printable
 
@@ -72,7 +73,8 @@ class LabelMe(ToolFormat):
 
     format: ClassVar[str] = "labelme"
     summary: ClassVar[str] = "LabelMe annotations"
-    writes: ClassVar[tuple[type, ...]] = (Boxes,)
+    writes: ClassVar[tuple[type, ...]] = (Boxes, Labels, Regions)
+    read_as: ClassVar[Mapping[type, str]] = READ_AS
 
     def find(self, path: Path) -> Found | None:
         """Files with shapes and the path of an image, of which a few are opened."""
@@ -117,7 +119,7 @@ class LabelMe(ToolFormat):
         """
         notes: list[Issue] = []
         for image in copy_images(table, folder, notes, _in_split):
-            content = to_json(image.path.name, image.size, image.boxes)
+            content = to_json(image.path.name, image.size, image.drawn, table.classes)
             file = folder / image.path.with_suffix(".json")
             file.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
         lines = "".join(f"{name}\n" for name in table.classes)

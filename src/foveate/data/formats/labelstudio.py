@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,7 @@ from foveate.data.formats._tool_tables import (
     ATTRIBUTES,
     CURVES,
     LOST,
+    READ_AS,
     ROTATED,
     AnnotatedImage,
     Found,
@@ -48,6 +49,7 @@ from foveate.data.formats._tool_tables import (
 )
 from foveate.data.issues import skip_and_record
 from foveate.data.split_names import split_in_folders
+from foveate.data.tools import drawn_classes
 from foveate.data.tools.labelstudio import (
     CONFIG,
     config_classes,
@@ -57,7 +59,7 @@ from foveate.data.tools.labelstudio import (
     to_results,
 )
 from foveate.errors import DataError
-from foveate.predictions import Boxes
+from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Issue, IssueKind, Table
 from foveate.utils.paths import printable
 
@@ -115,7 +117,8 @@ class LabelStudio(ToolFormat):
 
     format: ClassVar[str] = "labelstudio"
     summary: ClassVar[str] = "Label Studio annotations in JSON"
-    writes: ClassVar[tuple[type, ...]] = (Boxes,)
+    writes: ClassVar[tuple[type, ...]] = (Boxes, Labels, Regions)
+    read_as: ClassVar[Mapping[type, str]] = READ_AS
 
     def find(self, path: Path) -> Found | None:
         """JSON lists of tasks."""
@@ -157,17 +160,19 @@ class LabelStudio(ToolFormat):
         """Write tasks.json, label_config.xml and images/; `folder` is the document root."""
         notes: list[Issue] = []
         tasks, has_masks = [], False
+        targets = [sample.target for sample in table.samples]
         for image in copy_images(table, folder / "images", notes):
             sample = image.sample
             data = {"image": local_file(f"images/{image.path}")}
             data |= {"split": str(sample.split)} if sample.split else {}
             data |= {"group": sample.group} if sample.group else {}
-            results = to_results(image.size, image.boxes)
-            has_masks = has_masks or bool(image.boxes.masks)
+            results = to_results(image.size, image.drawn, table.classes)
+            has_masks |= isinstance(image.drawn, Boxes) and bool(image.drawn.masks)
             tasks.append({"data": data, "annotations": [{"result": results}]})
         text = json.dumps(tasks, ensure_ascii=False)
         (folder / _TASKS).write_text(text, encoding="utf-8")
-        config = labeling_config(table.classes, Boxes, has_masks)
+        classes = drawn_classes(table.classes, targets)
+        config = labeling_config(classes, type(targets[0]), has_masks, table.multilabel)
         (folder / CONFIG).write_text(config, encoding="utf-8")
         return tuple(notes)
 
