@@ -24,7 +24,7 @@ from helpers import sniff_formats
 SIZE = (12, 16)  # height, width
 NAMES = (
     "a.jpg",
-    "train/a.jpg",
+    "train/frame_000001.jpg",
     "人/图 片.png",
     "images/x,y.jpg",
     "b_mask.png",
@@ -350,7 +350,8 @@ def test_outlines_become_masks(tmp_path):
     assert not np.asarray(Image.open(folder / "masks" / "b.png")).any()
     assert json.loads((folder / "classes.json").read_text()) == {"0": "background", "1": "nut"}
     with pytest.raises(
-        UsageError, match=r"'coco' holds boxes, and these data have masks.*coco_masks, cvat.*, masks"
+        UsageError,
+        match=r"'coco' holds boxes, and these data have masks.*coco_masks, cvat.*, masks",
     ):
         foveate.convert(folder, "coco", tmp_path.parent / f"{tmp_path.name}-coco")
 

@@ -145,12 +145,13 @@ def _unlike_mask(name: str, stems: set[str]) -> str:
 def _safe_parts(sample: Sample) -> Parts:
     """The folders and the name in a key, without what leads elsewhere.
 
-    '/data/../a.jpg' -> ('data', 'a.jpg'). Hidden files would not be found again: '.a' -> '_a'.
+    '/data/../a.jpg' -> ('data', 'a.jpg'). Hidden files would not be found again ('.a' -> '_a'), and
+    backslashes would be taken for those of Windows.
     """
     is_part = isinstance(sample.path, StoredImage)
     key = _PART_OF_FILE.sub("/", sample.key) if is_part else sample.key
     parts = tuple(
-        replace_unprintable(re.sub(r"^\.", "_", part))
+        replace_unprintable(re.sub(r"^\.|\\", "_", part))
         for part in key.split("/")
         if part not in ("", ".", "..")
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from foveate.data.boxes import class_name
 from foveate.data.discovery import find_images
-from foveate.data.formats._image_export import copy_images
+from foveate.data.formats._image_export import Parts, copy_images
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -48,7 +48,7 @@ from foveate.data.split_names import split_in_folders, split_in_name
 from foveate.data.tools.cvat import CvatImage, to_xml
 from foveate.errors import DataError
 from foveate.predictions import Boxes, Labels, Regions
-from foveate.types import Issue, IssueKind, Table
+from foveate.types import Issue, IssueKind, Sample, Table
 from foveate.utils.paths import printable
 
 _OBJECTS = re.compile(rb"<(box|polygon|mask|ellipse|polyline|points|cuboid|skeleton)[ >]")
@@ -110,11 +110,18 @@ class Cvat(ToolFormat):
         notes: list[Issue] = []
         images = [
             CvatImage(str(image.path), image.size, image.drawn, image.sample.split)
-            for image in copy_images(table, folder / "images", notes)
+            for image in copy_images(table, folder / "images", notes, _place)
         ]
         tree = to_xml(images, table.classes, printable(table.root.name) or "data")
         tree.write(folder / "annotations.xml", encoding="utf-8", xml_declaration=True)
         return tuple(notes)
+
+
+def _place(sample: Sample, parts: Parts) -> Parts:
+    """The path of an image; the name of a frame would replace a group that is stated."""
+    *folders, name = parts
+    is_frame = _FRAME.fullmatch(Path(name).stem.casefold())
+    return (*folders, f"image_{name}" if is_frame and sample.group else name)
 
 
 def _is_cvat(head: bytes) -> bool:
