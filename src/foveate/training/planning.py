@@ -223,8 +223,8 @@ def _plan_epochs(resolution: Resolution, job: Job, budget: TimeBudget) -> None:
         raise TooLittleTime(what, hint="give more --minutes")
     if budget.open_end:
         text = (
-            "about as many as {minutes} minutes hold, at {seconds} s an epoch: time decides when "
-            "training ends"
+            "about as many as fit into the {minutes} minutes that are left for training, at "
+            "{seconds} s an epoch; time decides when it ends"
         )
         seconds_text, minutes = f"{seconds:.1f}", f"{max(0, left) / 60:.1f}"
         reason = Message("choice.time_budget", text, seconds=seconds_text, minutes=minutes)

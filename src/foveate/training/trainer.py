@@ -278,7 +278,7 @@ class Trainer(Stepper):
         if not self.distributed.is_main:
             return
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-        log.info(f"epoch {epoch}/{self.plan.epochs(self.state)}: {numbers}")
+        log.info(f"epoch {epoch:.4g}/{self.plan.epochs(self.state)}: {numbers}")
         seconds = round(self._seconds(), 2)
         row = {"epoch": epoch, "step": self.state.step, **row, "seconds": seconds}
         self.run.append_metrics(row)
