@@ -144,6 +144,17 @@ def _kept_keypoints(
     return tuple(none if points is None else points for points in kept)
 
 
+def labeled_points(points: np.ndarray) -> int:
+    """Return how many of (P, 3) keypoints are labeled."""
+    return int((points[:, 2] > 0).sum())
+
+
+def without_padding(points: np.ndarray) -> np.ndarray:
+    """Return (P, 3) keypoints without those at the end that are not labeled."""
+    labeled = np.flatnonzero(points[:, 2] > 0)
+    return points[: labeled[-1] + 1 if len(labeled) else 0]
+
+
 def _has_area(xyxy: np.ndarray) -> np.ndarray:
     """(N,) bool; a box of one pixel has an area."""
     return np.asarray((xyxy[:, 2:] > xyxy[:, :2]).all(axis=1))

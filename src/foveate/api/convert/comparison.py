@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from foveate.data.boxes import labeled_points, without_padding
 from foveate.data.formats import describe_sample
-from foveate.data.formats._keypoints import labeled_points, without_padding
 from foveate.data.tools import BACKGROUND, cropped
 from foveate.errors import DataError
 from foveate.images.codec import content_hash

@@ -6,12 +6,14 @@ points of an object.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from foveate.data.boxes import labeled_points
 from foveate.predictions import Boxes
 from foveate.types import IssueKind, Skeleton, Table
 
@@ -26,34 +28,34 @@ INVALID = IssueKind(
 _MAX_POINTS = 1000  # of an object
 
 
-def labeled_points(points: np.ndarray) -> int:
-    """Return how many of (P, 3) points are labeled."""
-    return int((points[:, 2] > 0).sum())
-
-
-def without_padding(points: np.ndarray) -> np.ndarray:
-    """Return (P, 3) points without those at the end that are not labeled."""
-    labeled = np.flatnonzero(points[:, 2] > 0)
-    return points[: labeled[-1] + 1 if len(labeled) else 0]
-
-
-def have_keypoints(table: Table) -> bool:
-    """Whether an object of a table has keypoints."""
-    return any(isinstance(each.target, Boxes) and each.target.keypoints for each in table.samples)
+def most_points(table: Table) -> Counter[str]:
+    """Return the largest number of points of an object, by class; only of classes with some."""
+    most = Counter[str]()
+    for sample in table.samples:
+        if isinstance(sample.target, Boxes) and sample.target.keypoints:
+            for name, points in zip(sample.target.names, sample.target.keypoints, strict=True):
+                most[name] = max(most[name], len(points))
+    return +most
 
 
 # --- COCO
 
 
-def parse_coco(stated: object) -> np.ndarray | None:
-    """Return COCO's x, y, v, x, y, v, ... as (P, 3) float32; None if they are something else."""
+def parse_coco(stated: object) -> np.ndarray:
+    """Return COCO's x, y, v, x, y, v, ... as (P, 3) float32.
+
+    Raises:
+        ValueError: They are something else.
+    """
     try:
         numbers = np.array(stated, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
     if numbers.ndim != 1 or numbers.size % 3 or numbers.size > 3 * _MAX_POINTS:
-        return None
-    return numbers.reshape(-1, 3) if np.isfinite(numbers).all() else None
+        raise ValueError("not three numbers for each point")
+    if not np.isfinite(numbers).all():
+        raise ValueError("a number is not finite")
+    return numbers.reshape(-1, 3)
 
 
 def skeleton_of_category(category: Mapping[str, Any], name: str) -> Skeleton | None:
@@ -70,15 +72,17 @@ def skeleton_of_category(category: Mapping[str, Any], name: str) -> Skeleton | N
     return Skeleton(name, tuple(map(str, names)), tuple(pairs))
 
 
-def to_category(name: str, table: Table) -> dict[str, Any]:
-    """Return what a category of COCO states about the keypoints of a class; empty without any."""
-    skeleton = next((each for each in table.skeletons if each.class_name == name), None)
-    names = list(skeleton.names) if skeleton else []
-    names = names or [str(number) for number in range(1, _most_points(table, name) + 1)]
-    if not names:
-        return {}
-    edges = [[one + 1, other + 1] for one, other in (skeleton.edges if skeleton else ())]
-    return {"keypoints": names, "skeleton": edges}
+def to_categories(table: Table) -> list[dict[str, Any]]:
+    """Return the categories of COCO for the classes of a table, without ids."""
+    most, by_class = most_points(table), {each.class_name: each for each in table.skeletons}
+    categories = []
+    for name in table.classes:
+        skeleton = by_class.get(name, Skeleton(name))
+        points = list(skeleton.names) or [str(number + 1) for number in range(most[name])]
+        edges = [[one + 1, other + 1] for one, other in skeleton.edges]
+        stated = {"keypoints": points, "skeleton": edges} if points else {}
+        categories.append({"name": name, **stated})
+    return categories
 
 
 def to_annotation(points: np.ndarray) -> dict[str, Any]:
@@ -87,20 +91,6 @@ def to_annotation(points: np.ndarray) -> dict[str, Any]:
         return {}
     flat = [number for x, y, state in points.tolist() for number in (x, y, int(state))]
     return {"keypoints": flat, "num_keypoints": labeled_points(points)}
-
-
-def _most_points(table: Table, name: str | None = None) -> int:
-    """The largest number of points of an object, of all classes or of one."""
-    return max(
-        (
-            len(points)
-            for sample in table.samples
-            if isinstance(sample.target, Boxes) and sample.target.keypoints
-            for own, points in zip(sample.target.names, sample.target.keypoints, strict=True)
-            if name in (None, own)
-        ),
-        default=0,
-    )
 
 
 # --- YOLO
@@ -118,13 +108,14 @@ class YoloPoints:
     count: int
     width: int
 
-    def parse(self, values: list[float], size: tuple[int, int]) -> np.ndarray | None:
+    def parse(self, values: list[float], size: tuple[int, int]) -> np.ndarray:
         """Return the numbers after a box, fractions of the (H, W) of the image, as (P, 3) float32.
 
-        None if they are not as many as stated.
+        Raises:
+            ValueError: They are not as many as stated.
         """
         if len(values) != self.count * self.width or not np.isfinite(values).all():
-            return None
+            raise ValueError(f"not {self.width} numbers for each of {self.count} points")
         numbers = np.array(values, dtype=np.float64).reshape(self.count, self.width)
         points = np.zeros((self.count, 3), dtype=np.float32)
         points[:, :2] = numbers[:, :2] * (size[1], size[0])
@@ -162,7 +153,7 @@ def yolo_skeletons(content: Mapping[str, Any], classes: Mapping[int, str]) -> li
 
 def to_yaml(table: Table) -> dict[str, Any]:
     """Return what a data.yaml states about the keypoints of a table; empty without any."""
-    count = _most_points(table)
+    count = max(most_points(table).values(), default=0)
     if not count:
         return {}
     by_class = {each.class_name: each for each in table.skeletons}

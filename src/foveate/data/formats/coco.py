@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foveate.data.boxes import RawBoxes, class_name
+from foveate.data.boxes import RawBoxes, class_name, labeled_points
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import NO_BOX, BoxTableBuilder
 from foveate.data.formats._coco_export import write_files
@@ -36,11 +36,10 @@ from foveate.data.formats._image_export import CopiedImage, copy_images
 from foveate.data.formats._keypoints import (
     INVALID,
     KEPT,
-    labeled_points,
     parse_coco,
     skeleton_of_category,
     to_annotation,
-    to_category,
+    to_categories,
 )
 from foveate.data.issues import skip_and_record
 from foveate.errors import DataError
@@ -102,8 +101,8 @@ class Coco(Format):
         Images without a split are listed in annotations/instances.json.
         """
         notes: list[Issue] = []
-        categories = [{"name": name, **to_category(name, table)} for name in table.classes]
-        write_files(copy_images(table, folder / "images", notes), categories, _objects_of, folder)
+        images = copy_images(table, folder / "images", notes)
+        write_files(images, to_categories(table), _objects_of, folder)
         return tuple(notes)
 
 
@@ -217,13 +216,17 @@ class _File:
         self.raw[id].add(corners, name, crowd, segmentation, self._keypoints_of(entry, image))
 
     def _keypoints_of(self, entry: Entry, image: str) -> np.ndarray | None:
-        if not entry.get("keypoints"):
+        """The keypoints of an object; None without one that is labeled."""
+        if not entry.get("keypoints") or entry.get("num_keypoints") == 0:
             return None
-        points = parse_coco(entry["keypoints"])
-        if points is None:
-            self.builder.log.add(INVALID, image)
-        elif labeled_points(points):
-            self.builder.log.add(KEPT, self.path.name)
+        try:
+            points = parse_coco(entry["keypoints"])
+        except ValueError as error:
+            self.builder.log.add(INVALID, image, why=str(error)[:80])
+            return None
+        if not labeled_points(points):
+            return None
+        self.builder.log.add(KEPT, self.path.name)
         return points
 
     def _add_skeletons(self) -> None:

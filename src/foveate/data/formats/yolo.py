@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
-from foveate.data.boxes import RawBoxes, class_name
+from foveate.data.boxes import RawBoxes, class_name, labeled_points
 from foveate.data.discovery import find_images, list_folder
 from foveate.data.formats import Fit, Format, Reading
 from foveate.data.formats._box_table import BoxTableBuilder, is_file
@@ -28,7 +28,6 @@ from foveate.data.formats._keypoints import (
     INVALID,
     KEPT,
     YoloPoints,
-    labeled_points,
     to_yaml,
     to_yolo,
     yolo_points,
@@ -111,6 +110,7 @@ class Yolo(Format):
         notes: list[Issue] = []
         images = copy_images(table, folder / "images", notes)
         content, points = dict[str, Any](), to_yaml(table)
+        count = points["kpt_shape"][0] if points else 0
         for split in _SPLITS:
             of_split = [image for image in images if (image.sample.split or "train") == split]
             if of_split:
@@ -120,7 +120,6 @@ class Yolo(Format):
         for image in images:
             file = folder / default_label_file(Path("images", image.path))
             file.parent.mkdir(parents=True, exist_ok=True)
-            count = points["kpt_shape"][0] if points else 0
             file.write_text("".join(_to_lines(image, table.classes, count)), encoding="utf-8")
         content |= {"names": dict(enumerate(table.classes)), **points}
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
@@ -143,15 +142,22 @@ class _Builder(BoxTableBuilder):
         if self.points:
             self.skeletons = {each.class_name: each for each in yolo_skeletons(content, names)}
 
-    def keypoints(self, values: list[float], image: Path, size: tuple[int, int]) -> Any:
-        """Return the keypoints after a box, (P, 3); None, and log it, if they are not as stated."""
+    def keypoints(
+        self, values: list[float], image: Path, size: tuple[int, int]
+    ) -> np.ndarray | None:
+        """Return the keypoints after a box, (P, 3); None without one that is labeled."""
         if not values:
             return None
-        points = self.points.parse(values, size) if self.points else None
-        if points is None:
-            self.log.add(INVALID, self.key(image))
-        elif labeled_points(points):
-            self.log.add(KEPT, self.key(image))
+        try:
+            if self.points is None:
+                raise ValueError("kpt_shape is not two numbers")
+            points = self.points.parse(values, size)
+        except ValueError as error:
+            self.log.add(INVALID, self.key(image), why=str(error))
+            return None
+        if not labeled_points(points):
+            return None
+        self.log.add(KEPT, self.key(image))
         return points
 
     def build_yolo(self, classes: Iterable[str]) -> Table:
