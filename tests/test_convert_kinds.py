@@ -316,7 +316,7 @@ def test_what_coco_loses_of_masks_is_said(tmp_path, capsys):
     assert code == 0
     assert "ignored pixels in 2 images, which the format does not support: they became" in out
     assert "the class background is added" in out
-    assert "1 class that nothing has, which the format does not support: 'never'" in out
+    assert "1 class without an example, which the format does not support: 'never'" in out
     assert f"next: foveate fit {tmp_path / 'c'} --format coco_masks" in out
 
 

@@ -37,16 +37,20 @@ def compare_tables(before: Table, after: Table, out: Path) -> tuple[Issue, ...]:
         DataError: An image is missing, or has other labels, another split or another group.
     """
     losses = Losses()
-    for one, other in _pairs(before, after, out):
-        own = _lost_of_sample(one, other, before, after)
-        if own is None:
+    for one, other, lost in _pairs(before, after, out):
+        if lost is None:
             raise _differs(out, f"{_describe(one)}, and would be read again as {_describe(other)}")
-        losses += own
+        losses += lost
     return (*_sample_notes(losses), *_table_notes(before, after, out))
 
 
-def _pairs(before: Table, after: Table, out: Path) -> Iterator[tuple[Sample, Sample]]:
-    """Yield each image with its copy; of equal files the copy that lost least."""
+def _pairs(
+    before: Table, after: Table, out: Path
+) -> Iterator[tuple[Sample, Sample, Losses | None]]:
+    """Yield each image with its copy, and what that lost, as `_lost_of_sample`.
+
+    Of the copies of equal files, it is one with the same labels, in the same place if possible.
+    """
     copies: dict[str, list[Sample]] = defaultdict(list)
     for sample in after.samples:
         copies[content_hash(sample.source)].append(sample)
@@ -57,18 +61,19 @@ def _pairs(before: Table, after: Table, out: Path) -> Iterator[tuple[Sample, Sam
         own = copies[content_hash(sample.source)]
         if not own:
             raise _differs(out, f"the image {sample.key!r} would not be read")
-        index = _least_lost(sample, own, before, after) if len(own) > 1 else 0
-        yield sample, own.pop(index)
+        compared = (
+            (index, _lost_of_sample(sample, own[index], before, after))
+            for index in _nearest_first(sample, own)
+        )
+        index, lost = next((each for each in compared if each[1] is not None), (0, None))
+        yield sample, own.pop(index), lost
 
 
-def _least_lost(sample: Sample, copies: list[Sample], before: Table, after: Table) -> int:
-    lost = list[float]()
-    for copy in copies:
-        losses = _lost_of_sample(sample, copy, before, after)
-        lost.append(float("inf") if losses is None else losses.total())
-        if not lost[-1]:
-            break
-    return int(np.argmin(lost))
+def _nearest_first(sample: Sample, copies: list[Sample]) -> Iterator[int]:
+    """Yield the indices of copies, those with the same split and group first."""
+    others = [(each.split != sample.split) + (each.group != sample.group) for each in copies]
+    for different in sorted(set(others)):
+        yield from (index for index, each in enumerate(others) if each == different)
 
 
 def _lost_of_sample(one: Sample, other: Sample, before: Table, after: Table) -> Losses | None:
@@ -225,7 +230,9 @@ def _table_notes(before: Table, after: Table, out: Path) -> Iterator[Issue]:
         yield remark("background_added", text, background=BACKGROUND)
     gone = [name for name in before.classes if name not in after.classes]
     if gone:
-        text = "{count:class|classes} that nothing has, which the format does not support: {names}"
+        text = (
+            "{count:class|classes} without an example, which the format does not support: {names}"
+        )
         yield remark("unused_classes", text, count=len(gone), names=_listed(gone))
     kept = [name for name in after.classes if name in before.classes]
     if kept != [name for name in before.classes if name in after.classes]:
