@@ -285,7 +285,7 @@ def run_plan(
     now = [START]
     patch.setattr(time, "monotonic", lambda: now[0])
     budget = TimeBudget(minutes, START, open_end=True)
-    plan, state = TrainingPlan(15, 10, budget, AfterTraining(2 * images, 3.0)), TrainingState()
+    plan, state = TrainingPlan(15, 10, budget, AfterTraining(2 * images, 1)), TrainingState()
     plan.expect_validation(0.01, plan.fitting_images(images, 0.01))
     scored = round(plan.validation_seconds / 0.01)
     progress, validations = [], []
@@ -302,7 +302,7 @@ def run_plan(
             plan.note_validation(0.01 * scored, scored)
             plan.begin_round()
         if turn.is_last:
-            return progress, validations, now[0] + 0.01 * 2 * images + 3.0 - START
+            return progress, validations, now[0] + 0.01 * 2 * images + 2.0 - START
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_t67_validations_take_a_bounded_share_of_the_time(monkeypatch, images):
     _, validations, end = run_plan(monkeypatch, lambda _: 0.5, images=images)
     scored = min(
         images,
-        TrainingPlan(1, 1, TimeBudget(5, START), AfterTraining(2 * images, 3.0)).fitting_images(
+        TrainingPlan(1, 1, TimeBudget(5, START), AfterTraining(2 * images, 1)).fitting_images(
             images, 0.01
         ),
     )

@@ -26,7 +26,8 @@ _RECENT = 0.05  # of the budget: steps of that time tell how long the next ones 
 _HEAD_SHARE = 0.1  # of the training, at most, for a head alone, where time may end it early
 _MIN_STEPS = 3  # steps that are averaged at least
 _LATE = 1.1  # a step may take this much longer than those before it
-EVALUATION_SECONDS = 2.0  # of an evaluation besides inference: scores, images and page of a report
+_EVALUATION = 2.0  # seconds, on a free core, besides inference: scores, images and page of a report
+_TIMED = 0.03  # seconds of computing that tell how busy the machine is
 
 
 class TimeBudget:
@@ -79,15 +80,39 @@ class AfterTraining:
 
     Attributes:
         images: Images that go through the network.
-        seconds: Time of everything else.
+        evaluations: Evaluations, with a report each.
+        evaluated: Images in them, which are read and whose predictions are written.
+        read_seconds: Time of reading an image.
     """
 
     images: float = 0.0
-    seconds: float = 0.0
+    evaluations: int = 0
+    evaluated: int = 0
+    read_seconds: float = 0.0
 
-    def reserve(self, image_seconds: float) -> float:
-        """Return the time of all that, at so many seconds an image."""
-        return self.images * image_seconds + self.seconds
+    def reserve(
+        self, image_seconds: float, write_seconds: float = 0.0, contention: float = 1.0
+    ) -> float:
+        """Return the time of all that.
+
+        Args:
+            image_seconds: Time of an image in the network, and of its score.
+            write_seconds: Time of writing a prediction.
+            contention: How many times longer this machine takes now than it would for us alone.
+        """
+        files = self.evaluated * (self.read_seconds + write_seconds)
+        return self.images * image_seconds + files + self.evaluations * _EVALUATION * contention
+
+
+def measure_contention() -> float:
+    """Return how many times longer computing takes now than it would on an idle core, at least 1.
+
+    Scores and reports are made on one core, and cannot be timed before they are made.
+    """
+    wall, cpu = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu < _TIMED:
+        pass
+    return max(1.0, (time.monotonic() - wall) / _TIMED)
 
 
 @dataclass(frozen=True)
@@ -132,7 +157,9 @@ class TrainingPlan:
         self.steps, self.budget, self.after = epochs * steps_per_epoch, budget, after
         self.expected_step = expected_step
         self.image_seconds = 0.0  # of an image in a validation
+        self.write_seconds = 0.0  # of a prediction
         self.validation_seconds = 0.0
+        self.contention = 1.0
         self.began = self.step_began = self.validated = time.monotonic()
         self.planned = self.steps  # steps of the whole training, as of the last step
         self.durations: deque[float] = deque()
@@ -167,10 +194,13 @@ class TrainingPlan:
 
     def begin(self) -> None:
         """Start the clock: the first step follows."""
-        self.began = self.step_began = self.validated = time.monotonic()
+        self.begin_round()
+        self.began = self.validated
 
     def begin_round(self) -> None:
         """Start the clock of the next round, after the validation that ended the last one."""
+        if self.budget is not None:
+            self.contention = measure_contention()
         self.step_began = self.validated = time.monotonic()
 
     def expect_validation(self, image_seconds: float, images: int) -> None:
@@ -228,8 +258,9 @@ class TrainingPlan:
         """Return the seconds that are left for steps and for validations between them."""
         assert self.budget is not None
         per_image = self.image_seconds or self.step_seconds()
-        after = self.after.reserve(per_image) + self.validation_seconds
-        return self.budget.left() - after - _SLACK * self.budget.seconds
+        after = self.after.reserve(per_image, self.write_seconds, self.contention)
+        slack = _SLACK * self.budget.seconds
+        return self.budget.left() - after - self.validation_seconds - slack
 
     def steps_left(self, step: int) -> int:
         """Return how many steps follow, with `step` of them done."""

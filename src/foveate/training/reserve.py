@@ -5,7 +5,7 @@ from __future__ import annotations
 from foveate.evaluation.calibration import MIN_IMAGES
 from foveate.messages import Message
 from foveate.predictions import Boxes, Labels, Number
-from foveate.training.clock import EVALUATION_SECONDS, AfterTraining
+from foveate.training.clock import AfterTraining, measure_contention
 from foveate.training.job import Job
 from foveate.types import Decision
 
@@ -23,8 +23,7 @@ def after_training(job: Job) -> AfterTraining:
     asks_for = (getattr(settings, name, None) for name in ("at_sensitivity", "at_specificity"))
     images = sum(evaluated) + _calibration_images(job)
     images += val * (any(asks_for) + bool(job.recipe.start.run))
-    seconds = EVALUATION_SECONDS * len(evaluated) + job.data.read_seconds * sum(evaluated)
-    return AfterTraining(images, seconds)
+    return AfterTraining(images, len(evaluated), sum(evaluated), job.data.read_seconds)
 
 
 def _calibration_images(job: Job) -> int:
@@ -52,7 +51,8 @@ def limit_evaluation(job: Job) -> list[Decision]:
     val = len(job.indices("val"))
     if job.budget is None or not {"val", "test"} <= set(job.evaluated) or not job.indices("test"):
         return []
-    seconds = val * (job.forward_seconds + job.data.read_seconds) + EVALUATION_SECONDS
+    evaluation = AfterTraining(val, 1, val, job.data.read_seconds)
+    seconds = evaluation.reserve(job.forward_seconds, contention=measure_contention())
     if not val or seconds <= 2 * _SHARE * job.budget.seconds:
         return []
     job.evaluated = ("test",)

@@ -208,6 +208,7 @@ class Trainer(Stepper):
             limit = limit or self.plan.fitting_images(count, seconds)
             limit = validator.limit(self.model, limit) if limit < count else count
             self.plan.expect_validation(seconds, limit)
+            self.plan.write_seconds = validator.time_writing(self.model)
             if limit < count:
                 text = (
                     "during training {limit} of {count} validation images, drawn at random, are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,10 @@ class Validator(ABC):
     @abstractmethod
     def time_image(self, model: Model) -> float:
         """Return about how many seconds an image takes, measured on a few of them."""
+
+    def time_writing(self, model: Model) -> float:
+        """Return about how many seconds it takes to write a prediction and its target."""
+        return 0.0
 
     def limit(self, model: Model, images: int) -> int:
         """Score a random part of the images from now on, if the validator can do with one.
@@ -105,8 +110,16 @@ class MetricValidator(Validator):
         self._predict(model, self._part(model, 1))  # warms up
         some = self._part(model, _TIMED_IMAGES)
         start = time.monotonic()
-        self._predict(model, some)
+        predictions = self._predict(model, some).predictions
+        compute_scores(predictions, some.samples, model)
         return (time.monotonic() - start) / len(some.samples)
+
+    def time_writing(self, model: Model) -> float:
+        predictions = self._predict(model, self._part(model, 1)).predictions
+        start = time.monotonic()
+        for prediction in predictions:
+            json.dumps(prediction.row(model.classes, model.multilabel))
+        return 2 * (time.monotonic() - start)  # a target takes about as long
 
     def limit(self, model: Model, images: int) -> int:
         place = {index: place for place, index in enumerate(self._draw(images))}

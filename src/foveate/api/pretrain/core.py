@@ -37,7 +37,7 @@ from foveate.modeling.weights import check_weights, weights_fingerprint
 from foveate.recipe import Recipe
 from foveate.reporting.pretraining_page import write_pretraining_report
 from foveate.run.folder import BACKBONE_FILE, CLASSES_FILE, Run
-from foveate.training.clock import EVALUATION_SECONDS, AfterTraining, TimeBudget
+from foveate.training.clock import AfterTraining, TimeBudget
 from foveate.training.collapse_guard import CollapseGuard
 from foveate.training.feature_quality import FeatureQuality
 from foveate.training.objectives import objective_task
@@ -261,7 +261,7 @@ def _train_run(run: Run, recipe: Recipe, processes: DistributedContext) -> Pretr
         device,
         budget=_budget(recipe, run.decisions()),
         # the guard measures the weights that are kept, then their features once more for the report
-        after=AfterTraining((1 + 1 / _GUARD_PASSES) * guard.images, EVALUATION_SECONDS),
+        after=AfterTraining((1 + 1 / _GUARD_PASSES) * guard.images, evaluations=1),
         distributed=processes,
         command="pretrain",
     )
