@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.special import softmax
+from scipy.stats import beta, betabinom
 
 import foveate
 from conftest import make_stripes_folder
@@ -26,7 +27,9 @@ from foveate.evaluation.calibration import (
     reliability_bins,
     risk_coverage_curve,
 )
+from foveate.evaluation.coverage import SETS, Promise, conformal_limit, describe_promise
 from foveate.inference.predictor import load_predictor
+from foveate.predictions import Labels
 from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE, Run
 from helpers import without_evaluation
 
@@ -95,6 +98,64 @@ def test_prediction_sets_reach_the_requested_coverage(coverage):
     assert np.mean(coverages) == pytest.approx(coverage, abs=0.02)
 
 
+@pytest.mark.parametrize("count", [30, 60, 200])
+@pytest.mark.parametrize("sharpness", [1, 4])
+def test_t71_sets_are_never_empty_and_keep_their_coverage(count, sharpness):
+    """On average over calibrations, and within the promised interval in 95 % of them or more."""
+    coverages, promise = [], Promise.of(0.9, count)
+    for seed in range(150):
+        scores, targets = draw_scores(count + 400, seed, 1 / sharpness)
+        calibration = fit_calibration(scores[:count], targets[:count])
+        scaled = apply_temperature(scores[count:], calibration.temperature)
+        sets = calibration.prediction_sets(scaled)
+        assert sets[np.arange(400), scaled.argmax(1)].all()
+        coverages.append(sets[np.arange(400), targets[count:]].mean())
+    assert np.mean(coverages) > 0.895
+    # 2.5 % are expected, and the coverage on 400 images varies by 0.015 beside
+    assert np.mean(np.array(coverages) < promise.low - 0.015) <= 0.04
+
+
+def test_t71_confident_classifiers_have_sets_of_one_class():
+    """A classifier that is right for 97 % has to promise no less, and left 7 % of the sets empty."""
+    rng = np.random.default_rng(0)
+    scores = np.stack([0.5 + rng.random(400) / 2] * 2, 1)
+    scores[:, 1] = 1 - scores[:, 0]
+    targets = (rng.random(400) < 0.03).astype(int)
+    sets = fit_calibration(scores[:200], targets[:200]).prediction_sets(scores[200:])
+    assert (sets.sum(1) == 1).all()
+    assert sets[np.arange(200), targets[200:]].mean() > 0.94
+
+
+def test_t72_the_promise_is_the_beta_interval_and_too_few_images_promise_nothing():
+    promise = Promise.of(0.9, 90)
+    assert (promise.low, promise.high) == pytest.approx(beta.interval(0.95, 82, 9))
+    assert Promise.of(0.9, 8) is None
+    assert Promise.of(0.9, 9).high == pytest.approx(0.975 ** (1 / 9))
+    assert Promise.of(0.95, 19) is not None  # 20 * 0.95 is 19, not a little more
+    told = str(describe_promise(SETS, 0.9, 8))
+    assert told.startswith("prediction sets for 0.9 promise nothing: ")
+    assert "share of 0.832 to 0.953 of images" in str(describe_promise(SETS, 0.9, 90))
+
+
+def test_t72_images_of_few_groups_promise_no_more_than_the_groups():
+    scores = np.linspace(0, 1, 200)
+    assert conformal_limit(scores, 200, 0.9) == scores[180]
+    assert conformal_limit(scores, 9, 0.9) == scores[-1]
+    assert conformal_limit(scores, 20, 0.9) == scores[189]
+    assert np.isinf(conformal_limit(scores, 8, 0.9))
+
+
+def test_t74_a_promise_is_broken_where_chance_does_not_explain_it():
+    """By the beta-binomial distribution, with calibration and images both drawn by chance."""
+    promise = Promise.of(0.9, 90)
+    for count in (20, 120, 2000):
+        hits = next(hits for hits in range(count + 1) if betabinom.cdf(hits, count, 82, 9) >= 0.025)
+        assert not promise.is_broken(hits / count, count)
+        assert promise.is_broken((hits - 1) / count, count)
+    assert promise.is_broken(0.775, 120)
+    assert not promise.is_broken(0.85, 120)
+
+
 def test_too_few_images_are_not_calibrated():
     scores, targets = draw_scores(5, 0)
     assert fit_calibration(scores, targets).prediction_sets(scores, 0.9).all()
@@ -151,6 +212,21 @@ def test_a_calibration_survives_json():
     )
 
 
+def test_t73_an_odd_image_has_a_set_of_all_classes_and_abstains():
+    calibration = fit_calibration(*draw_scores(60, 0))
+    calibration = replace(calibration, residuals=np.linspace(0.2, 0.4, 60))
+    sure = np.array([0.96, 0.01, 0.01, 0.01, 0.01], np.float32)
+    inside, outside = np.array([1.0, 0, 0.6, 0]), np.array([1.0, 0, 2, 0])
+    classes = tuple("abcde")
+    for features, is_odd in ((inside, False), (outside, True)):
+        (labels,) = calibration.annotate([Labels(("a",), sure)], features[None], classes, 0.9, 0.5)
+        uncertainty = labels.uncertainty
+        assert labels.names == ("a",)
+        assert uncertainty.abstain is is_odd
+        assert uncertainty.prediction_set == (classes if is_odd else ("a",))
+        assert (uncertainty.ood_percentile == 1) is is_odd
+
+
 # --- through a run
 
 
@@ -186,14 +262,20 @@ def test_a_fit_calibrates_its_run(run, ood_images, capsys):
         "images"
     ]  # the temperature of a probe also uses out-of-fold scores of training images
     assert run.outcome["calibration"]["left_out"] == counts["train"]
+    assert run.outcome["calibration"]["units"] == 60 + counts["train"]  # few images: both count
     assert (run.run / FEATURE_SPACE_FILE).is_file()
     assert cli._run(["evaluate", str(run.run), "--ood", str(ood_images), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["ood"]["auroc"]["value"] > 0.7  # on untrained features
     assert 0.7 < result["set_coverage"] <= 1
-    assert result["set_size"] >= 0.5
+    assert result["set_size"] >= 1
+    units = run.outcome["calibration"]["units"]
+    assert result["coverage"]["low"] == Promise.of(0.9, units).low
+    assert result["coverage"]["observed"] == result["set_coverage"]
     page = (run.run / "evaluations" / "test-2" / "report.html").read_text()
     assert "Calibration" in page
+    assert f"prediction sets for 0.9 are calibrated on {units} images" in page
+    assert "in which case the set holds all classes" in page
     assert "Detection of out-of-distribution images" in page
     rows = [
         json.loads(line)
@@ -281,3 +363,24 @@ def test_few_images_and_other_tasks_are_not_calibrated(stripes, tmp_path, ood_im
 def test_an_adapted_run_has_no_calibration(run, ood_images, tmp_path):
     result = foveate.adapt(run.run, ood_images, out=tmp_path / "adapted")
     assert "set" not in foveate.predict(result.run, ood_images)[0].row()
+
+
+def test_t74_evaluate_says_that_a_promise_is_broken_and_what_to_do(run, tmp_path, capsys):
+    """Upside-down labels: nothing that the calibration saw."""
+    data = make_stripes_folder(tmp_path / "swapped", per_class=40, seed=5)
+    (data / "lying").rename(data / "other")
+    (data / "upright").rename(data / "lying")
+    (data / "other").rename(data / "upright")
+    result = foveate.evaluate(run.run, shift=data)
+    row = result.numbers()["shifted"]["coverage"]
+    assert row["broken"]
+    assert row["observed"] < row["low"]
+    assert not result.numbers()["coverage"]["broken"]
+    (told,) = [
+        line for line in result.lines() if "promise of the prediction sets is broken" in line
+    ]
+    assert f"foveate continue {run.run} LABELED_DATA" in told
+    alone = foveate.evaluate(run.run, data)
+    assert any("promise of the prediction sets is broken" in line for line in alone.lines())
+    page = (alone.folder / "report.html").read_text()
+    assert "promise of the prediction sets is broken" in page

@@ -16,7 +16,7 @@ from foveate.data.splits import group_folds
 from foveate.modeling.classifiers.logistic import out_of_fold, solve
 from foveate.modeling.classifiers.solution import rotate
 from foveate.recipe import with_settings
-from foveate.training.unlike_images import look_alike_folds, measure_unlike
+from foveate.training.unlike_images import held_out_clusters, look_alike_folds, measure_unlike
 from foveate.types import Score, Scores
 from helpers import probe_of
 
@@ -80,6 +80,32 @@ def test_folds_leave_out_one_cluster_of_each_class_and_divide_no_group():
         assert len(set(cluster[inner][(folds[inner] == fold) & (classes[inner] == own)])) == 1
     for group in set(groups):
         assert len({folds[index] for index, each in enumerate(groups) if each == group}) == 1
+
+
+def test_t70_whole_clusters_are_held_out_and_each_class_keeps_two_thirds_of_its_groups():
+    """Classes of 60, 60, 60 and 4 groups of two images; one group is of two classes."""
+    centers = 10 * np.random.default_rng(0).normal(size=(CLASSES, 15, DIRECTIONS))
+    features, classes = features_of(centers, 8)
+    kept = np.flatnonzero((classes < 3) | (np.arange(len(classes)) < 3 * 120 + 8))
+    cluster = np.repeat(np.arange(15 * CLASSES), 8)[kept]
+    features, classes = features[kept], classes[kept]
+    groups = [str(index // 2) for index in range(len(kept))]
+    groups[0] = groups[150] = "shared"
+    held = held_out_clusters(features, classes, groups, seed=0)
+    assert held == held_out_clusters(features, classes, groups, seed=0)
+    out = np.array([each is not None for each in held])
+    assert not out[classes == 3].any()
+    for own in range(3):
+        inside = {group for index, group in enumerate(groups) if classes[index] == own}
+        gone = {group for index, group in enumerate(groups) if classes[index] == own and out[index]}
+        assert 0 < len(gone) <= len(inside) / 3
+    for group in set(groups):
+        assert len({held[index] for index, each in enumerate(groups) if each == group}) == 1
+    single = np.array([groups.count(group) == 2 for group in groups]) & (np.arange(len(kept)) > 1)
+    for one in set(cluster.tolist()):
+        assert len(set(out[single & (cluster == one)])) <= 1
+    few = held_out_clusters(features[:40], classes[:40], groups[:40], seed=0)
+    assert few == [None] * 40
 
 
 def test_classes_with_few_groups_are_trained_on_and_not_scored():

@@ -105,9 +105,14 @@ class Labels:
 class Uncertainty:
     """The calibrated uncertainty of a classification.
 
+    The label is the most probable class, the set holds it and every other class that cannot be
+    ruled out at the requested coverage, and a prediction abstains where its confidence is too low
+    for the requested risk or where the image is odder than nearly all validation images, in which
+    case the set holds all classes.
+
     Attributes:
-        prediction_set: Classes that contain the true one with the requested coverage.
-        abstain: Whether the confidence is too low to decide at the requested risk.
+        prediction_set: Classes that contain the true one with the requested coverage; never empty.
+        abstain: Whether the label should not be relied on.
         residual: Share of the image's features, in [0, 1], outside the subspace that the training
             images span.
         ood_percentile: Share of the validation images with a smaller residual, in [0, 1].

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "unlike"]
+"""`unlike`: look-alikes held out from the trials of --tuning auto, a second validation part."""
 Severity = Literal["note", "warning", "error"]
 Area = Literal["files", "labels", "classes", "copies", "machine"]
 """What an issue concerns; `machine`: what a fit would need of the computer."""

@@ -1,8 +1,8 @@
 """Uncertainty: calibrated probabilities, prediction sets, abstention and out-of-distribution
 images.
 
-Letters: N images, K classes, D width of a feature, P directions. Everything is fitted on validation
-images, which training has not seen, and read from a run.
+Letters: N images, M of them for validation, K classes, D width of a feature, P directions.
+Everything is fitted to images that were not trained on, and read from a run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from foveate.evaluation.coverage import conformal_limit
 from foveate.evaluation.intervals import wilson
 from foveate.predictions import Labels, Uncertainty
 
@@ -25,6 +26,7 @@ _TINY = 1e-30
 _DIGITS = 5
 _MAX_DIRECTIONS = 64  # and at most a quarter of the images and of the features' width
 _ARRAYS = ("nonconformity", "residuals", "ranked_confidence")  # the keys of calibration.json
+_UNFAMILIAR = 0.99  # share of the validation images that an image is odder than
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,16 @@ class FeatureSpace:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What validation images say about the predictions of a classifier.
+    """What images that were not trained on say about the predictions of a classifier.
 
     Attributes:
         temperature: Divisor of the logits (Guo et al. 2017).
         nonconformity: (N,) ascending, 1 - the probability of the true class.
-        residuals: (N,) ascending, the share of the features outside of `feature_space`.
+        residuals: (M,) ascending, the share of the features outside of `feature_space`.
         ranked_confidence: (N, 2), the confidence of each prediction, descending, and 1 where it was
             right.
         feature_space: Of the training images.
+        units: Number of groups that the N images are of; N where they are independent.
     """
 
     temperature: float
@@ -81,6 +84,7 @@ class Calibration:
     residuals: np.ndarray
     ranked_confidence: np.ndarray
     feature_space: FeatureSpace
+    units: int
 
     @classmethod
     def fit(
@@ -90,37 +94,41 @@ class Calibration:
         features: np.ndarray,
         feature_space: FeatureSpace,
         temperature: float,
+        units: int | None = None,
     ) -> Calibration:
-        """Fit a calibration to validation images.
+        """Fit a calibration to images that the scores were not trained on.
 
         Args:
-            scores: (N, K) probabilities before scaling.
+            scores: (N, K) probabilities before scaling, of validation images, and perhaps of
+                training images by a classifier that was fitted without them.
             targets: (N,) indices of the true classes.
-            features: (N, D).
+            features: (M, D) of the validation images.
             feature_space: Of the training images.
             temperature: From `fit_temperature`.
+            units: Number of groups that the N images are of; None = N.
         """
         scaled = apply_temperature(scores, temperature)
         order = np.argsort(-scaled.max(1), kind="stable")
         ranked = np.stack([scaled.max(1), scaled.argmax(1) == targets], 1)[order]
         nonconformity = np.sort(1 - scaled[np.arange(len(targets)), targets])
         residuals = np.sort(feature_space.residual(features))
-        return cls(temperature, nonconformity, residuals, ranked, feature_space)
+        units = len(targets) if units is None else units
+        return cls(temperature, nonconformity, residuals, ranked, feature_space, units)
 
     def prediction_sets(self, scores: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
         """Return (N, K) bool: sets that contain the true class with the probability `coverage`.
 
-        That holds for images like the validation images (split conformal prediction, Sadinle et al.
-        2019). A set holds all classes where there are too few validation images.
+        That holds for images like those of the calibration (conformal prediction, Sadinle et al.
+        2019), on average over their draws; a `Promise` says how far one draw can be off. The most
+        probable class is always in. A set holds all classes where there are too few images.
 
         Args:
             scores: (N, K) calibrated probabilities.
             coverage: In (0, 1).
         """
-        count = len(self.nonconformity)
-        rank = int(np.ceil((count + 1) * coverage))
-        limit = np.inf if rank > count else self.nonconformity[rank - 1]
+        limit = conformal_limit(self.nonconformity, self.units, coverage)
         members: np.ndarray = 1 - scores <= limit + 1e-12
+        members[np.arange(len(scores)), scores.argmax(1)] = True
         return members
 
     def abstention_threshold(self, risk: float) -> float | None:
@@ -150,6 +158,9 @@ class Calibration:
     ) -> list[Labels]:
         """Return the predictions with calibrated probabilities and their uncertainty.
 
+        An image that is odder than nearly all validation images can show anything: its set holds
+        all classes, and its prediction abstains.
+
         Args:
             predictions: With scores.
             features: (N, D) of their images.
@@ -164,12 +175,13 @@ class Calibration:
         threshold, sets = self.abstention_threshold(risk), self.prediction_sets(scores, coverage)
         residuals = self.feature_space.residual(features)
         percentiles = np.searchsorted(self.residuals, residuals, side="left") / len(self.residuals)
+        sets[percentiles >= _UNFAMILIAR] = True
         annotated = []
         for prediction, row, members, residual, percentile in zip(
             predictions, scores, sets, residuals.tolist(), percentiles.tolist(), strict=True
         ):
             names = tuple(name for name, member in zip(classes, members, strict=True) if member)
-            abstain = threshold is None or bool(row.max() < threshold)
+            abstain = threshold is None or percentile >= _UNFAMILIAR or bool(row.max() < threshold)
             uncertainty = Uncertainty(names, abstain, residual, percentile)
             annotated.append(
                 replace(prediction, scores=row.astype(np.float32), uncertainty=uncertainty)
@@ -179,14 +191,15 @@ class Calibration:
     def row(self) -> dict[str, Any]:
         """Return what calibration.json keeps, JSON-able; without the feature space."""
         arrays = {name: np.round(getattr(self, name), _DIGITS).tolist() for name in _ARRAYS}
-        return {"temperature": self.temperature, **arrays}
+        return {"temperature": self.temperature, "units": self.units, **arrays}
 
     @classmethod
     def from_row(cls, row: dict[str, Any], feature_space: FeatureSpace) -> Calibration:
         """Read what `row` returned."""
         nonconformity, residuals, ranked = (np.array(row[name], dtype=float) for name in _ARRAYS)
         temperature = float(row["temperature"])
-        return cls(temperature, nonconformity, residuals, ranked, feature_space)
+        units = int(row["units"])
+        return cls(temperature, nonconformity, residuals, ranked, feature_space, units)
 
 
 def _scores(prediction: Labels) -> np.ndarray:

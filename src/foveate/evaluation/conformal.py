@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from foveate.evaluation.coverage import conformal_limit
 from foveate.predictions import Number
 
 KEY = "absolute_errors"
@@ -20,20 +22,27 @@ class IntervalCalibration:
 
     Attributes:
         absolute_errors: (N,) ascending.
+        units: Number of groups that the images are of; N where they are independent.
     """
 
     absolute_errors: np.ndarray
+    units: int
 
     @classmethod
-    def fit(cls, predicted: np.ndarray, targets: np.ndarray) -> IntervalCalibration:
-        """Fit the calibration to (N,) predicted and true numbers of validation images."""
-        return cls(np.sort(np.abs(predicted - targets)))
+    def fit(
+        cls, predicted: np.ndarray, targets: np.ndarray, units: int | None = None
+    ) -> IntervalCalibration:
+        """Fit the calibration to (N,) predicted and true numbers of validation images.
+
+        `units`: the number of groups that they are of; None = N.
+        """
+        errors = np.sort(np.abs(predicted - targets))
+        return cls(errors, len(errors) if units is None else units)
 
     def radius(self, coverage: float) -> float | None:
         """Return the distance from a prediction that holds the true number.
 
-        It does so with the probability `coverage`, for images like the validation images (split
-        conformal prediction, Lei et al. 2018).
+        It does so with the probability `coverage`, for images like the validation images.
 
         Args:
             coverage: In (0, 1).
@@ -41,9 +50,8 @@ class IntervalCalibration:
         Returns:
             None where there are too few validation images for this coverage.
         """
-        count = len(self.absolute_errors)
-        rank = int(np.ceil((count + 1) * coverage))
-        return None if rank > count else float(self.absolute_errors[rank - 1])
+        limit = conformal_limit(self.absolute_errors, self.units, coverage)
+        return None if math.isinf(limit) else limit
 
     def annotate(
         self,
@@ -66,9 +74,9 @@ class IntervalCalibration:
 
     def row(self) -> dict[str, Any]:
         """Return what calibration.json keeps, JSON-able."""
-        return {KEY: self.absolute_errors.tolist()}
+        return {KEY: self.absolute_errors.tolist(), "units": self.units}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> IntervalCalibration:
         """Read what `row` returned."""
-        return cls(np.array(row[KEY], dtype=float))
+        return cls(np.array(row[KEY], dtype=float), int(row["units"]))

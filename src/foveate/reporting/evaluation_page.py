@@ -71,6 +71,12 @@ def _images_of_split(split: str, count: int) -> Message:
         return Message(
             "report.images_val", "{count:validation image|validation images}", count=count
         )
+    if split == "unlike":
+        return Message(
+            "report.images_unlike",
+            "{count:image|images} whose look-alikes were not trained on",
+            count=count,
+        )
     if split == "train":
         return Message("report.images_train", "{count:training image|training images}", count=count)
     return Message("report.images_all", "all {count:image|images} of the data", count=count)
@@ -178,7 +184,7 @@ class EvaluationPage:
         cautions: What the scores cannot promise.
         comparisons: How much the split matters.
         tuning_trials: A row for each fine-tuning method that was tried; see
-            `api.fit.tuning_search`.
+            `api.fit.tuning_trials`.
         curves: Rows of metrics.jsonl.
         worst: Predictions with the highest loss.
         is_perfect: Whether `worst` is empty because every prediction is right.
@@ -192,6 +198,7 @@ class EvaluationPage:
         slices: Rows with the main score of subgroups.
         confusions: Images of the cells of the confusion matrix.
         unlike: The score beside what to expect on images unlike the training images.
+        coverage: What prediction sets or intervals promise.
         question: What the run predicts, as a question; "" leaves it out.
         lang: Code of the language.
     """
@@ -218,6 +225,7 @@ class EvaluationPage:
     slices: list[dict[str, Any]] = field(default_factory=list)
     confusions: list[ConfusionCell] = field(default_factory=list)
     unlike: Message | None = None
+    coverage: Message | None = None
     question: Text = ""
     data: str = ""
     is_perfect: bool = False

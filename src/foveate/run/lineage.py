@@ -113,14 +113,22 @@ def _remap(sample: Sample, own: tuple[str, ...], classes: tuple[str, ...]) -> Sa
 def _replayed_samples(
     earlier: Table, start: StartRecipe, seed: int, keep_groups: bool
 ) -> list[Sample]:
-    """Return all held-out samples, and a share of the training samples, drawn by the seed."""
-    training = earlier.in_split("train")
+    """Return all held-out samples, and a share of the training samples, drawn by the seed.
+
+    What was held out from training for the comparison of tunings alone is trained on from now on.
+    """
+    training = earlier.in_split("train") + earlier.in_split("unlike")
     drawn = sorted(training, key=lambda sample: seed_from(seed, "replay", sample.key))
     replayed = {sample.key for sample in drawn[: round(start.replay * len(drawn))]}
     return [
-        replace(sample, key=_PREFIX + sample.key, group=sample.group if keep_groups else None)
+        replace(
+            sample,
+            key=_PREFIX + sample.key,
+            group=sample.group if keep_groups else None,
+            split="train" if sample.split == "unlike" else sample.split,
+        )
         for sample in earlier.samples
-        if sample.split != "train" or sample.key in replayed
+        if sample.split in ("val", "test") or sample.key in replayed
     ]
 
 

@@ -20,8 +20,8 @@ from foveate.inference.features import head_features
 from foveate.messages import Message
 from foveate.modeling.classifiers.logistic import LabeledFeatures, out_of_fold
 from foveate.predictions import Labels, Number
-from foveate.training.job import Job
-from foveate.training.unlike_images import UnlikeAccuracy, measure_unlike
+from foveate.training.job import DataAudit, Job
+from foveate.training.unlike_images import measure_unlike
 from foveate.types import Decision, Sample, Score
 from foveate.utils import console, log
 from foveate.utils.device import ComputeMode
@@ -62,16 +62,13 @@ class HeadFit:
 
     Attributes:
         decisions: what the tuning has chosen.
-        leakage_audit: accuracy in random and in grouped folds, JSON-able rows; empty if it
-            was not measured.
         out_of_fold: cross-validated probabilities; None unless the head is a single-label probe.
-        unlike: accuracy on images whose look-alikes were left out; None if it was not measured.
+        audit: what the probe says about the data; that of the job if it has one.
     """
 
     decisions: list[Decision] = field(default_factory=list)
-    leakage_audit: list[dict[str, Any]] = field(default_factory=list)
     out_of_fold: OutOfFold | None = None
-    unlike: UnlikeAccuracy | None = None
+    audit: DataAudit = field(default_factory=DataAudit)
 
 
 def needs_features(job: Job) -> bool:
@@ -92,8 +89,14 @@ def fit_to_targets(job: Job) -> list[Decision]:
 
 
 def head_training_features(job: Job) -> np.ndarray:
-    """Return (N, D) features, by the backbone as it came, of the images for the head."""
-    indices = job.head_indices()
+    """Return (N, D) features, by the backbone as it came, of the images for the head.
+
+    Those of images that are held out from training for a comparison are computed with them, so that
+    fits with and without these images read the same file.
+    """
+    wanted = job.head_indices()
+    indices = wanted if job.head_images is not None else job.indices("train", "unlike")
+    kept = np.isin(indices, wanted)
     dataset = job.eval_dataset(indices)
     with console.progress(len(dataset), "features") as bar:
         features = head_features(
@@ -105,7 +108,7 @@ def head_training_features(job: Job) -> np.ndarray:
             mode=ComputeMode.for_training(job.recipe.training),
             advance=bar.advance,
         )
-    return features.numpy()
+    return features.numpy()[kept]
 
 
 def fit_head(job: Job, features: np.ndarray) -> HeadFit:
@@ -126,22 +129,42 @@ def fit_head(job: Job, features: np.ndarray) -> HeadFit:
     known = LabeledFeatures(features, targets, folds, job.multilabel, grouped, numeric)
     decisions = [Decision(*each) for each in job.model.tuning.fit_head(job.model, known)]
     if job.multilabel or not any(each.field == "head.C" for each in decisions):
-        return HeadFit(decisions)
-    solution, classes = known.solution, targets.argmax(1)
-    assert solution.out_of_fold is not None
-    by_group = OutOfFold(solution.out_of_fold, classes)
-    if not job.recipe.data.leakage_audit:
-        return HeadFit(decisions, [], by_group)
-    unlike = measure_unlike(known.rotated, targets, groups, solution, seed)
-    if not grouped:
-        return HeadFit(decisions, [], by_group, unlike)
+        return HeadFit(decisions, audit=job.audit or DataAudit())
+    assert known.solution.out_of_fold is not None
+    by_group = OutOfFold(known.solution.out_of_fold, targets.argmax(1))
+    if job.audit is None and job.recipe.data.leakage_audit:
+        return HeadFit(decisions, by_group, _audit(known, by_group, labels, groups, seed))
+    return HeadFit(decisions, by_group, job.audit or DataAudit())
+
+
+def _audit(
+    known: LabeledFeatures,
+    by_group: OutOfFold,
+    labels: list[tuple[str, ...]],
+    groups: list[str],
+    seed: int,
+) -> DataAudit:
+    """Measure what random folds, and look-alikes that are left out, change.
+
+    Args:
+        known: The training images, with the solution.
+        by_group: Of the solution, in the folds of `known`.
+        labels: As `strata` returns them.
+        groups: The group of each image.
+        seed: Of folds and clusters.
+    """
+    solution = known.solution
+    unlike = measure_unlike(known.rotated, known.targets, groups, solution, seed)
+    row = None if unlike is None else unlike.row()
+    if not known.grouped:
+        return DataAudit(unlike=row)
     singles = [str(index) for index in range(len(groups))]
     folds = group_folds(labels, singles, _FOLDS, seed)
     probabilities = out_of_fold(
-        known.rotated, targets, folds, solution.strength, False, initial=solution
+        known.rotated, known.targets, folds, solution.strength, False, initial=solution
     )
-    audit = _audit_rows(OutOfFold(probabilities, classes), by_group, Units.of(groups))
-    return HeadFit(decisions, audit, by_group, unlike)
+    audited = OutOfFold(probabilities, by_group.labels)
+    return DataAudit(_audit_rows(audited, by_group, Units.of(groups)), row)
 
 
 def _targets(job: Job, samples: Sequence[Sample]) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,21 @@ class PreparedData:
     read_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class DataAudit:
+    """What a linear classifier of the training images says about the scores of any other.
+
+    Attributes:
+        leakage: accuracy in random and in grouped folds, JSON-able rows; empty if it was not
+            measured.
+        unlike: row of the accuracy on images whose look-alikes were left out; None if it was not
+            measured.
+    """
+
+    leakage: list[dict[str, Any]] = field(default_factory=list)
+    unlike: dict[str, Any] | None = None
+
+
 @dataclass
 class Job:
     """One fit.
@@ -55,6 +71,7 @@ class Job:
         image_seconds: time of an image in a training step; 0 until it is measured.
         forward_seconds: time of an image without gradients; 0 until it is measured.
         head_images: training images that the head is fitted to; None = all.
+        audit: of another fit on the same images; None = it is measured where it can be.
     """
 
     recipe: Recipe
@@ -67,6 +84,7 @@ class Job:
     evaluated: tuple[Split, ...] = ("val", "test")
     image_seconds: float = 0.0
     forward_seconds: float = 0.0
+    audit: DataAudit | None = None
 
     @property
     def scanned(self) -> ScannedTable:
@@ -84,9 +102,9 @@ class Job:
     def multilabel(self) -> bool:
         return bool(self.recipe.task.settings.get("multilabel"))
 
-    def indices(self, split: str) -> list[int]:
-        """Return the indices of the samples of a split."""
-        return [index for index, sample in enumerate(self.table.samples) if sample.split == split]
+    def indices(self, *splits: str) -> list[int]:
+        """Return the indices of the samples of some splits, in the order of the table."""
+        return [index for index, sample in enumerate(self.table.samples) if sample.split in splits]
 
     def head_indices(self) -> list[int]:
         """Return the indices of the training images that the head is fitted to.
@@ -103,9 +121,9 @@ class Job:
         ordered = dict.fromkeys([*first, *drawn])
         return sorted(list(ordered)[: self.head_images])
 
-    def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
-        """Return the images of a split, as for evaluation or `augmented` as for training."""
-        indices = self.indices(split)
+    def dataset(self, *splits: str, augmented: bool = False) -> ImageDataset:
+        """Return the images of some splits, as for evaluation or `augmented` as for training."""
+        indices = self.indices(*splits)
         if not augmented:
             return self.eval_dataset(indices)
         samples = [self.table.samples[index] for index in indices]

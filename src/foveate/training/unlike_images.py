@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.evaluation.intervals import wilson
+from foveate.evaluation.intervals import MIN_UNITS, wilson
 from foveate.modeling.classifiers.logistic import out_of_fold
 from foveate.modeling.classifiers.solution import RotatedFeatures, Solution
 from foveate.utils.threads import one_thread
@@ -25,11 +25,17 @@ from foveate.utils.threads import one_thread
 _CLUSTERS = (3, 5)  # of each class; chosen in docs/benchmarks/unlike.md
 _MIN_GROUPS = 5  # of a class that is scored
 _MAX_IMAGES = 5000
-_DIRECTIONS = 128  # of the features: more take longer and change little
+DIRECTIONS = 128
+"""Of the features that clusters are sought in: more take longer and change little."""
 _STARTS = 4  # of k-means
 # the fewer the classes, the more it depends on which of their clusters are left out together, and
 # the less time a repetition takes
 _CLASSES_TO_AVERAGE = 20
+_PARTS = 5  # clusters of a class, of which one is held out
+_MOST_HELD = 3  # clusters of a class that are held out, of three times as many
+_HELD_CLUSTERS = 12  # that are aimed at: their number is what the noise of a score depends on
+_MIN_KEPT = 2 / 3  # of the groups of a class
+_MIN_HELD_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def measure_unlike(
         return None
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(targets))[:_MAX_IMAGES])
-    leading = features.leading(_DIRECTIONS)
+    leading = features.leading(DIRECTIONS)
     leading, targets = replace(leading, rows=leading.rows[chosen]), targets[chosen]
     classes, names = targets.argmax(1), [groups[index] for index in chosen.tolist()]
     members = _members(classes, names)
@@ -137,6 +143,56 @@ def look_alike_folds(
         for unit, number in zip(units, cluster.tolist(), strict=True):
             folds[unit] = fold_of[number]
     return _undivided(folds, groups)
+
+
+def held_out_clusters(
+    rows: np.ndarray, classes: np.ndarray, groups: Sequence[str], seed: int
+) -> list[str | None]:
+    """Draw clusters of look-alikes to hold out from training: a fifth of each class, or less.
+
+    One of five clusters of a class; of few classes more and smaller ones. Classes with fewer than
+    5 groups are left whole, and every class keeps two thirds of its groups.
+
+    Args:
+        rows: (N, R) features of the training images.
+        classes: (N,) the class of each image.
+        groups: The group of each image; a group is never divided.
+        seed: Of k-means and of the choice.
+
+    Returns:
+        (N) the name of the cluster that an image is held out with; None for images to train on,
+        which are all if so few could be held out that they would tell nothing.
+    """
+    members, rng = _members(classes, groups), np.random.default_rng(seed)
+    each = min(_MOST_HELD, math.ceil(_HELD_CLUSTERS / max(1, len(members))))
+    cluster_of: dict[str, str] = {}  # of the groups that are held out
+    for number, units in members.items():
+        clusters = _cluster(rows, units, _PARTS * each, int(rng.integers(2**31)))
+        spare, drawn = len(units) - math.ceil(_MIN_KEPT * len(units)), 0
+        for one in rng.permutation(np.unique(clusters)).tolist():
+            own = [groups[units[index][0]] for index in np.flatnonzero(clusters == one)]
+            if drawn < each and len(own) <= spare:
+                cluster_of |= dict.fromkeys(own, f"unlike {number}-{one}")
+                spare, drawn = spare - len(own), drawn + 1
+    _return_to_classes(cluster_of, classes, groups)
+    held = [cluster_of.get(group) for group in groups]
+    if len(set(cluster_of.values())) < MIN_UNITS or len(held) - held.count(None) < _MIN_HELD_IMAGES:
+        return [None] * len(held)
+    return held
+
+
+def _return_to_classes(
+    cluster_of: dict[str, str], classes: np.ndarray, groups: Sequence[str]
+) -> None:
+    """Hold out nothing of a class of which too much is: groups can be of several classes."""
+    of_class: dict[int, set[str]] = defaultdict(set)
+    for number, group in zip(classes.tolist(), groups, strict=True):
+        of_class[number].add(group)
+    for own in of_class.values():
+        held = own & cluster_of.keys()
+        if len(own) - len(held) < _MIN_KEPT * len(own):
+            for group in held:
+                del cluster_of[group]
 
 
 def _beats_majority(solution: Solution, targets: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ def evaluate(
     run: PathLike,
     data: PathLike | None = None,
     *,
-    split: Literal["auto", "train", "val", "test", "all"] = "auto",
+    split: Literal["auto", "train", "val", "test", "unlike", "all"] = "auto",
     shift: PathLike | None = None,
     ood: PathLike | None = None,
     corrupt: bool = False,
@@ -30,7 +30,8 @@ def evaluate(
     Args:
         run: Run folder.
         data: Labeled data. Default: the run's own images.
-        split: Images to evaluate; auto takes test, else val, else all.
+        split: Images to evaluate; auto takes test, else val, else all. Some runs of `--tuning auto`
+            have images that are unlike the training images: look-alikes that they held out.
         shift: Dataset from another domain; reports the drop of each metric.
         ood: Out-of-distribution images; reports the detection AUROC.
         corrupt: Evaluate also under noise, blur, fog and JPEG compression, at five severities.

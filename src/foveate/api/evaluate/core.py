@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.api.evaluate.cautions import cautions_for
+from foveate.api.evaluate.coverage import check_coverage
 from foveate.api.evaluate.held_out import drop_changed
 from foveate.api.evaluate.ood import detect_ood
 from foveate.api.evaluate.page import build_page
@@ -139,6 +140,9 @@ def _evaluate(
         score_slices(predictor, samples, predictions, extras.slices, main) if extras.slices else []
     )
     cautions = cautions_for(predictor, scanned, scores, split, own=source.path is None)
+    coverage = check_coverage(predictor, scores)
+    if coverage is not None:
+        cautions += coverage.cautions(str(predictor.run.folder), own=source.path is None)
     cautions += depth
     shift = compare_domains(own.scores, scores, metric.class_score) if own else None
     cautions += class_cautions(shift) if shift else []
@@ -148,6 +152,7 @@ def _evaluate(
         split=split,
         scores=scores,
         cautions=cautions,
+        coverage=coverage,
         unlike=unlike_accuracy(predictor.run, split) if source.path is None else None,
         skipped=len(scanned.skipped),
         metric=metric,

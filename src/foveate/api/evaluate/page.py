@@ -55,6 +55,7 @@ def build_page(
         license=outcome.get("license", ""),
         choices=choice_rows(run),
         unlike=describe_unlike(result.scores, result.unlike) if result.unlike else None,
+        coverage=result.coverage.describe() if result.coverage else None,
         cautions=result.cautions,
         comparisons=_comparisons(outcome),
         tuning_trials=_tuning_trials(run),

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foveate.api.evaluate.coverage import CoverageResult
 from foveate.api.evaluate.robustness import CorruptionResult
 from foveate.api.evaluate.shift import shift_lines
 from foveate.api.evaluate.slices import Slice, slice_lines, slice_rows
@@ -40,6 +41,7 @@ class EvaluateResult:
         slices: Scores of subgroups.
         unlike: Accuracy on images unlike the training images, as `training.unlike_images` measured
             it; None if it was not measured, or these are not held-out images of the run.
+        coverage: Of prediction sets or intervals, if the run was calibrated.
     """
 
     run: Path
@@ -57,6 +59,7 @@ class EvaluateResult:
     corrupted: CorruptionResult | None = None
     slices: list[Slice] = field(default_factory=list)
     unlike: dict[str, Any] | None = None
+    coverage: CoverageResult | None = None
 
     def numbers(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -78,6 +81,8 @@ class EvaluateResult:
             numbers["corrupted"] = self.corrupted.numbers()
         if self.unlike is not None:
             numbers["unlike"] = self.unlike
+        if self.coverage is not None:
+            numbers["coverage"] = self.coverage.row()
         if self.slices:
             numbers["slices"] = slice_rows(self.slices)
         if self.shifted is not None and self.shift is not None:
@@ -99,6 +104,8 @@ class EvaluateResult:
         lines += [f"  {name}: {score}" for name, score in ordered.items()]
         if self.unlike is not None:
             lines.append(f"  {describe_unlike(self.scores, self.unlike)}")
+        if self.coverage is not None:
+            lines.append(f"  {self.coverage.describe()}")
         if self.ood is not None:
             lines.append(
                 f"  AUROC of out-of-distribution images, {self.ood.name}: {self.ood.auroc}"

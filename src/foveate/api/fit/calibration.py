@@ -18,6 +18,7 @@ from foveate.evaluation.calibration import (
     fit_temperature,
 )
 from foveate.evaluation.conformal import IntervalCalibration
+from foveate.evaluation.coverage import INTERVALS, SETS, describe_promise
 from foveate.evaluation.operating_point import Goal, OperatingPoint
 from foveate.inference.engine import collect_features, predict_dataset
 from foveate.messages import Message
@@ -27,9 +28,11 @@ from foveate.run.folder import CALIBRATION_FILE, FEATURE_SPACE_FILE
 from foveate.training.head_init import OutOfFold
 from foveate.training.job import Job
 from foveate.training.reserve import feature_space_images
-from foveate.types import Decision
+from foveate.types import Decision, Split
 from foveate.utils import log
 from foveate.utils.device import ComputeMode, to_device
+
+_ENOUGH = 500  # validation images that need no out-of-fold scores beside them
 
 
 def predict_for_job(job: Job, dataset: ImageDataset) -> list[Any]:
@@ -46,8 +49,9 @@ def calibrate(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None:
 
     Args:
         job: The fit.
-        out_of_fold: Probabilities of left-out training images, several times as many as validation
-            images, for a better estimate of the temperature.
+        out_of_fold: Probabilities of training images by classifiers fitted without them, several
+            times as many as validation images: for the temperature, and for everything else where
+            validation images are few.
 
     Returns:
         What the outcome of the run tells; None for other tasks, and if there are too few images.
@@ -72,9 +76,14 @@ def _calibrate_numbers(job: Job) -> dict[str, Any] | None:
     predicted = np.array([each.value for each in predict_for_job(job, dataset)])
     targets = [each.target for each in dataset.samples]
     numbers = np.array([each.value for each in targets if isinstance(each, Number)])
-    calibration = IntervalCalibration.fit(predicted, numbers)
+    calibration = IntervalCalibration.fit(predicted, numbers, len(set(_groups(job, "val"))))
     job.run.write_json(CALIBRATION_FILE, calibration.row())
-    return {"images": len(numbers), "radius": calibration.radius(COVERAGE)}
+    log.info(describe_promise(INTERVALS, COVERAGE, calibration.units))
+    return {
+        "images": len(numbers),
+        "units": calibration.units,
+        "radius": calibration.radius(COVERAGE),
+    }
 
 
 def _calibrate_labels(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any] | None:
@@ -100,15 +109,16 @@ def _calibrate_labels(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any]
     classes = job.model.classes
     scores = np.stack([each.scores for each in predictions]).astype(float)
     labels = np.array([classes.index(label_names(sample)[0]) for sample in val])
-    temperature = fit_temperature(scores, labels)
+    all_scores, all_labels, groups = scores, labels, _groups(job, "val")
     if out_of_fold is not None:
-        temperature = fit_temperature(
-            np.concatenate([scores, out_of_fold.probabilities]),
-            np.concatenate([labels, out_of_fold.labels]),
-        )
-    calibration = Calibration.fit(
-        scores, labels, val_features, FeatureSpace.fit(features), temperature
-    )
+        all_scores = np.concatenate([scores, out_of_fold.probabilities])
+        all_labels = np.concatenate([labels, out_of_fold.labels])
+    temperature = fit_temperature(all_scores, all_labels)
+    if len(val) < _ENOUGH and out_of_fold is not None:
+        scores, labels, groups = all_scores, all_labels, groups + _groups(job, "train")
+    space, units = FeatureSpace.fit(features), len(set(groups))
+    calibration = Calibration.fit(scores, labels, val_features, space, temperature, units)
+    log.info(describe_promise(SETS, COVERAGE, units))
     job.run.write_json(CALIBRATION_FILE, calibration.row())
     tensors = {
         name: torch.from_numpy(getattr(calibration.feature_space, name)).half()
@@ -118,8 +128,13 @@ def _calibrate_labels(job: Job, out_of_fold: OutOfFold | None) -> dict[str, Any]
     return {
         "temperature": temperature,
         "images": len(val),
+        "units": units,
         "left_out": 0 if out_of_fold is None else len(out_of_fold.labels),
     }
+
+
+def _groups(job: Job, split: Split) -> list[str]:
+    return [job.groups[index] for index in job.indices(split)]
 
 
 def _predict_with_features(job: Job, dataset: ImageDataset) -> tuple[list[Any], np.ndarray]:

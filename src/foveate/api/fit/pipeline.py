@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from foveate.api.evaluate import evaluate
 from foveate.api.evaluate.page import old_and_new_scores
@@ -47,7 +48,7 @@ from foveate.training.head_init import (
     head_training_features,
     needs_features,
 )
-from foveate.training.job import HEAD_IMAGES, Job, PreparedData
+from foveate.training.job import HEAD_IMAGES, DataAudit, Job, PreparedData
 from foveate.training.normalization import measure_normalization
 from foveate.training.planning import plan_training
 from foveate.training.reserve import EVALUATED, after_training
@@ -111,6 +112,7 @@ def prepare_job(
     data: PreparedData | None = None,
     budget: TimeBudget | None = None,
     evaluated: tuple[Split, ...] = ("val", "test"),
+    hold_out: Callable[[Job], PreparedData] | None = None,
 ) -> Job:
     """Do everything up to the first step; create the run folder once all options are checked.
 
@@ -121,6 +123,7 @@ def prepare_job(
         data: Those of another job on the same images, which are then not read again.
         budget: The time that there is; that of the recipe by default.
         evaluated: The splits that it is scored on in the end.
+        hold_out: Called with the job, at last; returns its data with other splits.
 
     Raises:
         TooLittleTime: Training cannot do what the budget demands.
@@ -140,15 +143,17 @@ def prepare_job(
     job = Job(recipe, run, model, data, device, budget, evaluated=evaluated)
     run.write_environment()
     run.write_json(CLASSES_FILE, list(table.classes))
-    run.write_splits(_split_rows(job))
     write_appearance(run, data.scanned)
-    counts = Counter(sample.split for sample in job.table.samples)
-    sizes = [f"{counts[name]} {name}" for name in ("train", "val", "test") if counts[name]]
-    decisions.append(Decision("splits", ", ".join(sizes) or "none", data.split_reason))
     train = job.dataset("train")
     measured = measure_normalization(model, train.samples, train.cache, recipe.data)
     job.recipe = with_settings(recipe, {each.field: each.value for each in measured})
     job.recipe, planned = plan_training(job)
+    if hold_out is not None:
+        job.data = hold_out(job)
+    run.write_splits(_split_rows(job))
+    counts = Counter(sample.split for sample in job.table.samples)
+    sizes = [f"{counts[name]} {name}" for name in get_args(Split) if counts[name]]
+    decisions.append(Decision("splits", ", ".join(sizes) or "none", data.split_reason))
     run.write_recipe(job.recipe, [*decisions, *measured, *planned])
     return job
 
@@ -255,7 +260,9 @@ def run_job(job: Job) -> FitResult:
     before = weights_fingerprint(frozen) if frozen else ""
     job.run.record(fit_to_targets(job))
     features = head_training_features(job) if needs_features(job) else None
-    head_fit = fit_head(job, features) if features is not None else HeadFit()
+    head_fit = (
+        fit_head(job, features) if features is not None else HeadFit(audit=job.audit or DataAudit())
+    )
     job.run.record(head_fit.decisions)
     steps = job.model.tuning.needs_steps
     outcome = _train(job) if steps else _closed_form_result(job, start)
@@ -273,8 +280,8 @@ def run_job(job: Job) -> FitResult:
         "frozen": after,
         "origin": job.model.backbone.origin,
         "images": dict(counts),
-        "leakage_audit": head_fit.leakage_audit,
-        "unlike": head_fit.unlike and head_fit.unlike.row(),
+        "leakage_audit": head_fit.audit.leakage,
+        "unlike": head_fit.audit.unlike,
     }
     result |= {
         "cautions": [each.row() for each in _cautions(job, head_fit, outcome)],
@@ -359,7 +366,7 @@ def _best_threshold(job: Job) -> float | None:
 
 def _cautions(job: Job, head_fit: HeadFit, outcome: TrainingResult) -> list[Message]:
     """Return what the scores cannot promise, whatever is evaluated: doubts about the data."""
-    cautions, leakage_audit = [], head_fit.leakage_audit
+    cautions, leakage_audit = [], head_fit.audit.leakage
     if outcome.kept_start:
         cautions.append(
             Message(

@@ -29,7 +29,8 @@ def predict(
             of images.
         coverage: Probability with which the set of classes, or the interval of a number, contains
             the true one, if the run was calibrated.
-        risk: Highest error rate that is accepted; less certain predictions abstain.
+        risk: Highest error rate that is accepted; less certain predictions abstain. So does any
+            image that is odder than nearly all validation images: its set holds all classes.
         batch_size: Images per forward pass.
         device: Compute device: auto, cpu, cuda, cuda:1 or mps.
         strict: Stop at the first unreadable image instead of skipping and reporting it.
