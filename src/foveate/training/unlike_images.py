@@ -31,9 +31,8 @@ _STARTS = 4  # of k-means
 # the fewer the classes, the more it depends on which of their clusters are left out together, and
 # the less time a repetition takes
 _CLASSES_TO_AVERAGE = 20
-_PARTS = 5  # clusters of a class, of which one is held out
-_MOST_HELD = 3  # clusters of a class that are held out, of three times as many
-_HELD_CLUSTERS = 12  # that are aimed at: their number is what the noise of a score depends on
+_LEAST_HELD, _MOST_HELD = 2, 3  # clusters of a class that are held out, of three times as many
+_HELD_CLUSTERS = 12  # that are aimed at: the noise of a score depends on their number
 _MIN_KEPT = 2 / 3  # of the groups of a class
 _MIN_HELD_IMAGES = 20
 
@@ -148,10 +147,10 @@ def look_alike_folds(
 def held_out_clusters(
     rows: np.ndarray, classes: np.ndarray, groups: Sequence[str], seed: int
 ) -> list[str | None]:
-    """Draw clusters of look-alikes to hold out from training: a fifth of each class, or less.
+    """Draw clusters of look-alikes to hold out from training: a third of each class, or less.
 
-    One of five clusters of a class; of few classes more and smaller ones. Classes with fewer than
-    5 groups are left whole, and every class keeps two thirds of its groups.
+    Two of six clusters of a class; of fewer than six classes, three of nine. Classes with fewer
+    than 5 groups are left whole, and every class keeps two thirds of its groups.
 
     Args:
         rows: (N, R) features of the training images.
@@ -164,10 +163,11 @@ def held_out_clusters(
         which are all if so few could be held out that they would tell nothing.
     """
     members, rng = _members(classes, groups), np.random.default_rng(seed)
-    each = min(_MOST_HELD, math.ceil(_HELD_CLUSTERS / max(1, len(members))))
+    aim = math.ceil(_HELD_CLUSTERS / max(1, len(members)))
+    each = min(max(aim, _LEAST_HELD), _MOST_HELD)
     cluster_of: dict[str, str] = {}  # of the groups that are held out
     for number, units in members.items():
-        clusters = _cluster(rows, units, _PARTS * each, int(rng.integers(2**31)))
+        clusters = _cluster(rows, units, 3 * each, int(rng.integers(2**31)))
         spare, drawn = len(units) - math.ceil(_MIN_KEPT * len(units)), 0
         for one in rng.permutation(np.unique(clusters)).tolist():
             own = [groups[units[index][0]] for index in np.flatnonzero(clusters == one)]
@@ -184,14 +184,17 @@ def held_out_clusters(
 def _return_to_classes(
     cluster_of: dict[str, str], classes: np.ndarray, groups: Sequence[str]
 ) -> None:
-    """Hold out nothing of a class of which too much is: groups can be of several classes."""
+    """Hold out fewer clusters where a class keeps too little: groups can be of several classes."""
     of_class: dict[int, set[str]] = defaultdict(set)
     for number, group in zip(classes.tolist(), groups, strict=True):
         of_class[number].add(group)
     for own in of_class.values():
-        held = own & cluster_of.keys()
-        if len(own) - len(held) < _MIN_KEPT * len(own):
-            for group in held:
+        held = Counter(cluster_of[group] for group in own & cluster_of.keys())
+        for cluster, count in sorted(held.items(), key=lambda item: (item[1], item[0])):
+            if len(own) - held.total() >= _MIN_KEPT * len(own):
+                break
+            held[cluster] -= count
+            for group in [name for name, each in cluster_of.items() if each == cluster]:
                 del cluster_of[group]
 
 

@@ -49,7 +49,7 @@ _INITIAL_RESERVE = 0.25  # share of the budget kept for evaluation until its cos
 _MIN_EPOCHS = 3  # of a trial: fewer say nothing about a tuning
 _FINAL = "final"  # folder of the training with all images, in trials
 _STEP = 4  # cost of an image in training, with validation, in forward passes
-_RETRAINING = 1.3  # its cost, in trainings without the look-alikes
+_RETRAINING = 1.5  # its cost, in trainings without the look-alikes
 
 
 class Clock:
