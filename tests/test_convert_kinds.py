@@ -200,16 +200,20 @@ def test_numbers_survive(tmp_path):
     result = foveate.convert(folder, "numbers", tmp_path / "1")
     assert (result.kind, result.counts) == ("numbers", {})
     assert_same(before, read_table(tmp_path / "1"))
-    with pytest.raises(UsageError, match=r"'table' holds labels.*have numbers.*numbers"):
-        foveate.convert(folder, "table", tmp_path / "2")
+    foveate.convert(folder, "table", tmp_path / "2")
+    assert_same(before, read_table(tmp_path / "2", "numbers"))
+    with pytest.raises(UsageError, match=r"'folder' holds labels.*have numbers.*numbers, table"):
+        foveate.convert(folder, "folder", tmp_path / "3")
 
 
 def test_captions_survive(tmp_path):
     targets = [Text(("a fox", "=two, words")), Text(("-1",)), Text(('a "b"',)), Text(("人",))]
     before = make_table(tmp_path / "made", targets)
     folder = write(before, "captions", tmp_path / "0")
-    foveate.convert(folder, "captions", tmp_path / "1")
-    assert_same(before, read_table(tmp_path / "1"))
+    for step, name in enumerate(("captions", "table"), start=1):
+        result = foveate.convert(folder, name, tmp_path / str(step))
+        assert result.kind == "captions"
+        assert_same(before, read_table(tmp_path / str(step)))
 
 
 def test_equal_files_keep_their_own_labels(tmp_path):

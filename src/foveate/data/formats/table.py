@@ -8,13 +8,13 @@ image anywhere below the table.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.foreign_data import foreign_file
-from foveate.data.formats import Fit, Format, Reading
+from foveate.data.formats import FORMATS, Fit, Format, Reading
 from foveate.data.formats._amounts import EITHER, doubts_about_labels, numbers_of_column
 from foveate.data.formats._label_names import are_named, name_numbers, renamed
 from foveate.data.formats._patient_files import find_patient_table
@@ -48,7 +48,7 @@ from foveate.data.records import (
 )
 from foveate.errors import DataError
 from foveate.messages import Message
-from foveate.predictions import Labels
+from foveate.predictions import Labels, Number, Text
 from foveate.types import Issue, IssueKind, Location, Sample, Split, Table, remark
 from foveate.utils.paths import printable
 
@@ -70,7 +70,8 @@ class TableFile(Format):
 
     summary: ClassVar[str] = "a table of paths and labels"
     target: ClassVar[type | None] = Labels
-    writes: ClassVar[tuple[type, ...]] = (Labels,)
+    writes: ClassVar[tuple[type, ...]] = (Labels, Number, Text)
+    read_as: ClassVar[Mapping[type, str]] = {Number: "numbers", Text: "captions"}
     takes_column: ClassVar[bool] = True
 
     def sniff(self, path: Path) -> Reading | None:
@@ -123,7 +124,10 @@ class TableFile(Format):
         )
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
-        """Write labels.csv and images/."""
+        """Write labels.csv, or the table of numbers or captions, and images/."""
+        other = self.read_as.get(type(table.samples[0].target))
+        if other:
+            return FORMATS.get(other)().write(table, folder)
         return write_table(table, folder / "labels.csv", "label", _label_cells)
 
     def _fits(self, file: Path) -> bool:
