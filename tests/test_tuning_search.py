@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import product
 from pathlib import Path
 
@@ -210,7 +209,8 @@ def test_t70_tunings_are_compared_on_look_alikes_that_no_trial_was_trained_on(
 def test_t70_without_time_the_weights_of_the_trial_are_kept_and_it_is_said(
     ladder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(tuning_search._TuningSearch, "_free", lambda self: -1.0)
+    search = tuning_search._TuningSearch
+    monkeypatch.setattr(search, "_free", lambda self: -1.0 if self._holds_out else 60.0)
     result = fit_recipe(with_settings(ladder, {"training.minutes": 1}), tmp_path / "run")
     assert "the weights of the trial are kept" in " ".join(capsys.readouterr().out.split())
     splits = list(splits_of(result.run).values())
@@ -230,7 +230,9 @@ def test_the_costliest_trial_takes_all_time_that_is_left_if_its_share_is_too_sho
     ladder, tmp_path, monkeypatch
 ):
     search = tuning_search._TuningSearch
-    monkeypatch.setattr(search, "_deadline", lambda self, left: time.monotonic() + 100 * (left - 1))
+    monkeypatch.setattr(
+        search, "_budget", lambda self, left: self._budget_of(100 * left - 100, left)
+    )
     monkeypatch.setattr(tuning_search, "_groups", lambda: iter([["probe"], ["full"]]))
     result = fit_recipe(with_settings(ladder, {"training.minutes": 5}), tmp_path / "run")
     assert [trial.tuning for trial in result.leaderboard if trial.result] == ["probe", "full"]
