@@ -57,7 +57,7 @@ Defaults = Mapping[str, tuple[Any, Message]]
 
 _MEASURED_SIZES = 200  # images whose size is read
 _SIZE_STEP = 32  # px
-_MAX_PIXELS = 8 * 512**2  # of a detector's forward pass: 2 to 3 GB, as with the default batch
+_MAX_PIXELS = 8 * 512**2  # of a detector at once, as with the default batch: about 5 GB
 _SHORT, _LONG = Message("choice.short_side", "short"), Message("choice.long_side", "long")
 _NAMES_ONLY = Message("choice.names_only", "only class names were given")
 

@@ -97,8 +97,9 @@ class FitResult:
             lines = [f"no images were held out: score it with {command}"]
         generates = self.evaluation is not None and self.evaluation.metric.reads is DenoisingResult
         words = ("generate", self.run) if generates else ("predict", self.run, "IMAGES")
-        reason = message_from(self.outcome["reason"])
-        cut = [f"training: {reason}"] if reason.id == "training.cut_by_time" else []
+        reason = self.outcome.get("reason", {})
+        cut_by_time = reason.get("id") == "training.cut_by_time"
+        cut = [f"training: {message_from(reason)}"] if cut_by_time else []
         return [*cut, f"run: {self.run}", *lines, f"next: {shell_command(*words)}"]
 
     def _repr_html_(self) -> str:
