@@ -146,7 +146,7 @@ def label_answers(source: Source) -> Population:
 
 def mask_answers(source: Source) -> Population:
     """Disks of two classes on a background; one of twenty is missed."""
-    names, quality = _names(3), source.normal(2)
+    names, quality = ("background", *_names(2)), source.normal(2)
     radius = np.clip(6 * np.exp(0.35 * source.normal(2)), 2, 14)
     shares = np.array([0.9, 0.09 if source.rare else 0.9])
     present = source.rng.random((source.images, 2)) < shares

@@ -135,14 +135,12 @@ def make_recipe(shapes, clip, tuning: str, **more) -> Recipe:
         "backbone.name": f"clip:{clip}",
         "tuning": tuning,
         "device": "cpu",
-        "augment.crop": 1,
-    }
-    settings |= {
         "training.precision": "fp32",
         "training.channels_last": False,
-        "augment.flip": 0.0,
         "training.batch_size": 12,
     }
+    if TUNINGS.get(tuning).needs_steps:
+        settings |= {"augment.crop": 1, "augment.flip": 0.0}
     return with_settings(Recipe(), {**settings, **more})
 
 

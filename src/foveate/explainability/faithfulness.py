@@ -150,13 +150,17 @@ class ExplainTarget:
         views, sizes = batch.views.expand(count, -1), batch.sizes.expand(count, -1)
         return self.model(Batch(images, targets, views, sizes, batch.indices.expand(count)))
 
+    def requests(self, scores: Sequence[ExplainableScore]) -> list[ExplainRequest]:
+        """Return the inputs of an explainer for scores, which share what is theirs alike."""
+        image, shared = self.batch.images, dict[str, Any]()
+        return [
+            ExplainRequest(image, self.output, score.score, self.model.backbone, shared)
+            for score in scores
+        ]
+
     def request(self, score: ExplainableScore) -> ExplainRequest:
         """Return the input of an explainer for a score."""
-        return ExplainRequest(
-            self.batch.images,
-            lambda images: score.score(self.output(images)),
-            self.model.backbone,
-        )
+        return self.requests([score])[0]
 
     def pixels(self, side: int) -> np.ndarray:
         """Return the image as the network sees it, (side, side, 3) uint8."""

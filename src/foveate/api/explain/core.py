@@ -328,9 +328,11 @@ def _maps(
     explainers: dict[str, Explainer],
 ) -> list[_Map]:
     """The maps of all scores, and of each by all methods."""
-    maps, other = [], replace(target, model=randomized)
-    for index, score in enumerate(scores):
-        request, with_random_weights = target.request(score), other.request(score)
+    maps = []
+    trained, random = (
+        each.requests(scores) for each in (target, replace(target, model=randomized))
+    )
+    for index, (request, with_random_weights) in enumerate(zip(trained, random, strict=True)):
         for method, explainer in explainers.items():
             map_ = explainer.explain(request).detach().float().cpu()
             similarity = randomization_similarity(explainer, map_, with_random_weights)

@@ -22,15 +22,23 @@ class ExplainRequest:
 
     Attributes:
         image: (1, 3, S, S), normalized.
-        score: (V, 3, S, S), variants of the image -> (V,), the score to explain; gradients flow.
-        backbone: The network in `score`, in eval mode, for methods that read its layers.
-        shared: What one method has computed for the others, by name.
+        output: (V, 3, S, S), variants of the image -> the output of the network.
+        score_of: That output -> (V,), the score to explain; gradients flow.
+        backbone: The network in `output`, in eval mode, for methods that read its layers.
+        of_image: What has been computed of the image already, by name; shared by all scores.
+        of_score: What has been computed of the score already, by name; shared by all methods.
     """
 
     image: Tensor
-    score: Callable[[Tensor], Tensor]
+    output: Callable[[Tensor], Any]
+    score_of: Callable[[Any], Tensor]
     backbone: Backbone
-    shared: dict[str, Any] = field(default_factory=dict)
+    of_image: dict[str, Any] = field(default_factory=dict)
+    of_score: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, images: Tensor) -> Tensor:
+        """Return the scores (V,) of variants (V, 3, S, S) of the image."""
+        return self.score_of(self.output(images))
 
 
 class Explainer(ABC):

@@ -17,7 +17,8 @@ from foveate.errors import UsageError
 from foveate.explainability.methods import ExplainRequest
 
 DEPTHS = 3  # layers of different sizes, the deepest ones, for methods that combine several
-_SHARED = "spatial_layers"  # what methods share of a request
+_LAYERS = "spatial layers"
+_PASS = "forward pass"
 _MIN_SIDE = 2  # cells: a single one has no position
 
 
@@ -39,27 +40,19 @@ def spatial_layers(request: ExplainRequest) -> list[Layer]:
     Raises:
         UsageError: There is no layer with positions.
     """
-    if _SHARED not in request.shared:
-        request.shared[_SHARED] = _spatial_layers(request)
-    layers: list[Layer] = request.shared[_SHARED]
+    if _LAYERS not in request.of_score:
+        request.of_score[_LAYERS] = _spatial_layers(request)
+    layers: list[Layer] = request.of_score[_LAYERS]
     return layers
 
 
 def _spatial_layers(request: ExplainRequest) -> list[Layer]:
-    outputs: list[Tensor] = []
-
-    def store(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad:
-            outputs.append(output)
-
-    hooks = [block.register_forward_hook(store) for block in _blocks(request.backbone)]
-    try:
-        with torch.enable_grad():
-            score = request.score(request.image.clone().requires_grad_()).sum()
-            gradients = torch.autograd.grad(score, outputs, allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    if _PASS not in request.of_image:
+        request.of_image[_PASS] = _forward_pass(request)
+    outputs, result = request.of_image[_PASS]
+    with torch.enable_grad():
+        score = request.score_of(result).sum()
+        gradients = torch.autograd.grad(score, outputs, allow_unused=True, retain_graph=True)
     layers = []
     for output, gradient in zip(outputs, gradients, strict=True):
         if gradient is None:
@@ -74,6 +67,24 @@ def _spatial_layers(request: ExplainRequest) -> list[Layer]:
             hint="--method occlusion, which works with every network",
         )
     return [layer for layer in layers if bool(layer.gradient.any())] or layers
+
+
+def _forward_pass(request: ExplainRequest) -> tuple[list[Tensor], Any]:
+    """The outputs of all blocks, and that of the network, from which scores are computed."""
+    outputs: list[Tensor] = []
+
+    def store(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            outputs.append(output)
+
+    hooks = [block.register_forward_hook(store) for block in _blocks(request.backbone)]
+    try:
+        with torch.enable_grad():
+            result = request.output(request.image.clone().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, result
 
 
 def deepest_layers(request: ExplainRequest, count: int) -> list[Layer]:
