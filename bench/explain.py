@@ -83,7 +83,7 @@ def measure(
     ]
     methods = [case.removeprefix("full:") for case in cases]
     explanations = foveate.explain(
-        run, chosen, methods=methods, device="cpu", out=run / "explanations"
+        run, chosen, methods=methods, thorough=True, device="cpu", out=run / "explanations"
     ).explanations
     return [
         {"case": case, **summarize([each for each in explanations if each.method == name])}
