@@ -26,7 +26,7 @@ _RECENT = 0.05  # of the budget: steps of that time tell how long the next ones 
 _HEAD_SHARE = 0.1  # of the training, at most, for a head alone, where time may end it early
 _MIN_STEPS = 3  # steps that are averaged at least
 _LATE = 1.1  # a step may take this much longer than those before it
-_EVALUATION = 2.0  # seconds, on a free core, besides inference: scores, images and page of a report
+_EVALUATION = 1.2  # seconds, on a free core, besides inference: scores, images and page of a report
 _TIMED = 0.03  # seconds of computing that tell how busy the machine is
 
 
