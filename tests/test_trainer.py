@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from foveate.api.fit.core import fit_recipe
-from foveate.api.fit.pipeline import prepare_job
-from foveate.data.formats import read_table
 from foveate.errors import Interrupted
 from foveate.modeling.backbones import FAMILIES
 from foveate.modeling.model import build_model
@@ -56,27 +54,6 @@ def test_t61_a_training_that_does_harm_leaves_the_start(quick, tmp_path):
     assert "caution.start_kept" in [row["id"] for row in result.outcome["cautions"]]
     probe = fit_unevaluated(with_settings(quick, {"tuning": "head"}), tmp_path / "head")
     assert not probe.outcome["kept_start"]  # a random head is no start to keep
-
-
-def test_t78_a_short_training_under_a_fitted_head_has_a_rate_that_it_can_recover_from(
-    quick, stripes, tmp_path
-):
-    """In proportion to the steps; not where the user sets a rate, the head is random or frozen."""
-
-    def planned(name: str, **settings) -> TrainingRecipe:
-        recipe = with_settings(quick, {"training.head_init": "probe", **settings})
-        return prepare_job(recipe, read_table(stripes), tmp_path / name).recipe.training
-
-    short = planned("short", **{"training.epochs": 2})
-    double = planned("double", **{"training.epochs": 4})
-    assert short.lr < double.lr < TrainingRecipe().lr
-    assert double.lr == pytest.approx(2 * short.lr, rel=0.05)
-    assert planned("long", **{"training.epochs": 200}).lr == TrainingRecipe().lr
-    assert planned("set", **{"training.lr": 0.5}).lr == 0.5
-    assert planned("random", **{"training.head_init": "random"}).lr == TrainingRecipe().lr
-    assert planned("head", tuning="head").lr == TrainingRecipe().lr
-    choices = json.loads((tmp_path / "short" / "choices.json").read_text())
-    assert any("too few to recover" in json.dumps(row) for row in choices)
 
 
 def test_the_best_epoch_is_kept(quick, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from foveate.modeling.model import Model
 from foveate.recipe import TrainingRecipe
 
 # steps from which the default rate serves a fitted head (docs/benchmarks/adaptation.md)
-_ENOUGH_STEPS = 100
 _MAX_LEVELS = 12  # a deep CNN has 100 blocks: 0.9 ** 100 would all but freeze the first ones
 
 
@@ -60,21 +59,6 @@ def lr_factor(recipe: TrainingRecipe, step: float, steps: int) -> float:
     if recipe.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
-
-
-def rate_of_few_steps(rate: float, steps: int) -> float:
-    """Return the peak learning rate of a training that begins with a fitted head.
-
-    The first steps of Adam change every weight by about the rate, whatever its gradient is, until
-    the averages of gradients are known (Ma & Yarats 2021). The features leave what the head was
-    fitted to, and only later steps bring both together again: a training of few steps ends before.
-    With fewer than a hundred steps, the rate falls in proportion.
-
-    Args:
-        rate: Peak learning rate of a long training.
-        steps: Steps of the training.
-    """
-    return rate * min(1.0, steps / _ENOUGH_STEPS)
 
 
 class L2SP:

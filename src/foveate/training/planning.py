@@ -18,7 +18,6 @@ from foveate.recipe import Recipe
 from foveate.training.clock import TimeBudget
 from foveate.training.head_init import needs_features
 from foveate.training.job import HEAD_IMAGES, Job
-from foveate.training.optimizer import rate_of_few_steps
 from foveate.training.reserve import after_training, limit_evaluation
 from foveate.training.resolve import Resolution
 from foveate.types import Batch, Decision
@@ -66,7 +65,6 @@ def plan_training(job: Job) -> tuple[Recipe, list[Decision]]:
         resolution.decisions += limit_evaluation(job)
     _resolve_augmentation(resolution, job)
     _resolve_layer_decay(resolution, job)
-    _resolve_rate(resolution, job)
     return resolution.recipe, resolution.decisions
 
 
@@ -248,22 +246,6 @@ def _resolve_augmentation(resolution: Resolution, job: Job) -> None:
         text = "{steps:step is|steps are} too few for augmentation to help"
         reason = Message("choice.too_short", text, steps=steps)
         resolution.decide("augment.policy", "none", reason)
-
-
-def _resolve_rate(resolution: Resolution, job: Job) -> None:
-    """Lower the learning rate of a short training of a backbone under a fitted head."""
-    tuning, training, name = job.model.tuning, job.recipe.training, "training.lr"
-    of_backbone = tuning.needs_steps and tuning.trains_backbone and tuning.layerwise
-    if not of_backbone or job.recipe.is_set(name) or not needs_features(job):
-        return
-    steps = training.epochs * len(BatchSampler(len(job.indices("train")), training.batch_size))
-    rate = rate_of_few_steps(training.lr, steps)
-    if rate < training.lr:
-        text = (
-            "{steps:step is|steps are} too few to recover from larger changes under a fitted head"
-        )
-        why = Message("choice.few_steps", text, steps=steps)
-        resolution.decide(name, float(f"{rate:.2g}"), why)
 
 
 def _resolve_layer_decay(resolution: Resolution, job: Job) -> None:
