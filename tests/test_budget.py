@@ -23,7 +23,7 @@ from foveate.inference import engine, features, predictor
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import Run
 from foveate.training import collapse_guard, planning
-from foveate.training.clock import AfterTraining, TimeBudget, TrainingPlan
+from foveate.training.clock import AfterTraining, TimeBudget, TrainingPlan, warn_if_exceeded
 from foveate.training.data import read_data
 from foveate.training.resolve import resolve_pretraining, resolve_recipe
 from foveate.training.state import TrainingState
@@ -438,3 +438,11 @@ def test_t69_large_batches_of_a_detector_are_divided(tmp_path, settings, expecte
     data = {"data.path": str(write_voc(tmp_path / "data"))}
     recipe = with_settings(Recipe(), {**data, **settings})
     assert resolve_recipe(recipe, read_data(recipe))[0].training.micro_batch == expected
+
+
+def test_a_budget_that_was_not_kept_is_said(monkeypatch, capsys):
+    for seconds, said in ((62, False), (75, True)):
+        monkeypatch.setattr(time, "monotonic", lambda now=START + seconds: now)
+        warn_if_exceeded(TimeBudget(1, START))
+        assert ("took 1.2 minutes and not 1" in capsys.readouterr().out) is said
+    warn_if_exceeded(None)

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from foveate.messages import Message
 from foveate.recipe import Recipe
 from foveate.training.state import TrainingState
+from foveate.utils import log
 from foveate.utils.invocation import current_invocation
 
 VALIDATION_SHARE = 0.15  # of the time of training, at most, for validations in the middle of it
@@ -21,6 +23,7 @@ _ROUNDS = 20  # validations of a training that has the time for them
 _VALIDATION_PART = 0.05  # of the time of training that one of them may take
 _MIN_VALIDATION = 32  # images: fewer tell nothing, whatever they cost
 _MIN_ROUND = 0.3  # of the usual one: a shorter rest is trained without another validation
+_PROMISED = 1.05  # of the budget: a command may take so much
 _SLACK = 0.01  # of the budget: what comes after is never exactly what was measured
 _RECENT = 0.05  # of the budget: steps of that time tell how long the next ones will take
 _HEAD_SHARE = 0.1  # of the training, at most, for a head alone, where time may end it early
@@ -72,6 +75,19 @@ class TimeBudget:
         """Take off what a training used before it was interrupted."""
         if self.resumable:
             self.end -= seconds
+
+
+def warn_if_exceeded(budget: TimeBudget | None) -> None:
+    """Say that a command has taken longer than its budget, beyond what is promised."""
+    if budget is None or budget.used() <= _PROMISED * budget.seconds:
+        return
+    text = (
+        "this took {used} minutes and not {minutes}: reading the images, and scoring those that are"
+        " held out, cannot be made shorter on this machine"
+    )
+    minutes = f"{budget.seconds / 60:g}"
+    used = f"{budget.used() / 60:.1f}"
+    log.warning(Message("training.budget_exceeded", text, used=used, minutes=minutes))
 
 
 @dataclass(frozen=True)

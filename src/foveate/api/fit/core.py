@@ -10,6 +10,7 @@ from foveate.api.fit.tuning_search import AUTO, resume_search, search_tunings
 from foveate.api.names import check_names
 from foveate.recipe import Recipe
 from foveate.run.folder import Run
+from foveate.training.clock import warn_if_exceeded
 from foveate.training.data import read_data
 from foveate.utils import log
 from foveate.utils.invocation import current_invocation
@@ -36,7 +37,9 @@ def fit_recipe(
     Run.require_free(out, recipe.data.path)
     job = prepare_job(recipe, read_data(recipe, allow_no_images=True), out)
     with job.run.locked():
-        return run_job(job)
+        result = run_job(job)
+    warn_if_exceeded(job.budget)
+    return result
 
 
 def _resume(run: Run, requested: Recipe | None, started: float) -> FitResult:

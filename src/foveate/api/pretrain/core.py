@@ -37,7 +37,7 @@ from foveate.modeling.weights import check_weights, weights_fingerprint
 from foveate.recipe import Recipe
 from foveate.reporting.pretraining_page import write_pretraining_report
 from foveate.run.folder import BACKBONE_FILE, CLASSES_FILE, Run
-from foveate.training.clock import AfterTraining, TimeBudget
+from foveate.training.clock import AfterTraining, TimeBudget, warn_if_exceeded
 from foveate.training.collapse_guard import CollapseGuard
 from foveate.training.feature_quality import FeatureQuality
 from foveate.training.objectives import objective_task
@@ -283,6 +283,7 @@ def _train_run(run: Run, recipe: Recipe, processes: DistributedContext) -> Pretr
     outcome = _write_outcome(run, model.cpu(), guard, end, verdict, result, images)
     page = build_page(run, recipe, verdict, outcome, neighbors, reconstructions)
     write_pretraining_report(page, run.folder / "report.html")
+    warn_if_exceeded(trainer.plan.budget)
     return PretrainResult(run.folder, verdict, outcome["start"], outcome["end"], outcome)
 
 
