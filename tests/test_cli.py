@@ -130,7 +130,7 @@ def test_an_option_is_declared_once(name):
         variadic = parameter.kind is parameter.VAR_POSITIONAL
         assert param.required == (parameter.default is parameter.empty and not variadic)
         if param.param_type_name == "option" and parameter.name != "settings":
-            assert param.default == (None if param.required else parameter.default)
+            assert param.required or param.default == parameter.default
             assert param.help[0].isupper() or param.help.startswith("auto,")
         help_ = getattr(param, "help", "") or ""
         assert help_.count("Default:") <= 1
@@ -197,6 +197,8 @@ def test_public_functions_are_imported_when_they_are_used():
         (["fit", "x", "--set", "tuning.rank=4", "--tuning", "probe"], "'probe' has no settings"),
         (["episodes", "x", "--device", "cud"], "did you mean 'cuda'"),
         (["retrieve", "x", "a cat", "--weights", "hubb"], "did you mean 'hub'?"),
+        (["convert", "x", "--out", "y"], "--to is missing"),
+        (["convert", "x", "--to", "coco"], "--out is missing"),
         (["check", "nowhere"], "the path does not exist"),
         (["pretrain", "nowhere"], "the path does not exist"),
         (["restyle", "nowhere", "nowhere"], "the path does not exist"),

@@ -144,8 +144,9 @@ class Command:
             metavar=_metavar(self.types.get(name)),
             multiple=multiple,
             required=required,
-            default=None if required else parameter.default,
             help=f"{help_} Repeatable." if multiple else help_,
+            # a default of None would be the value of a required option that is not given
+            **({} if required else {"default": parameter.default}),
         )
 
     def _help(self, name: str) -> str:
