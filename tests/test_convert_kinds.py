@@ -133,6 +133,42 @@ def test_images_without_any_class_stay_so_where_no_image_has_several(tmp_path):
     assert_same(before, read_table(tmp_path / "0", "table"))
 
 
+@pytest.mark.parametrize("name", ["cvat", "labelme", "labelstudio"])
+def test_images_without_any_class_are_refused_where_these_are_images_to_label(tmp_path, name):
+    before = make_table(tmp_path / "made", labels_of(("a", "b"), (), ("b",)), multilabel=True)
+    folder = write(before, "table", tmp_path / "0")
+    with pytest.raises(UsageError, match=r"without any class .* 1 image, such as .*--to table"):
+        foveate.convert(folder, name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_that_cannot_be_written_are_replaced_and_said(tmp_path):
+    for number, name in enumerate(("a\\b.png", "x\ny.png", "l" * 251 + ".png", "l" * 251 + ".jpg")):
+        for label in ("cat", "dog"):
+            path = tmp_path / "in" / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            color = number * 50 + 20 * (label == "cat")
+            Image.fromarray(np.full((8, 8, 3), color, np.uint8)).save(path)
+    result = foveate.convert(tmp_path / "in", "labelme", tmp_path / "out")
+    (note,) = [each for each in result.notes if "renamed" in each]
+    assert note.startswith("images that were renamed because not every program can use their names")
+    assert ": 8 (" in note
+    names = {path.name for path in (tmp_path / "out" / "cat").iterdir()}
+    assert {"a_b.png", "a_b.json", "x_y.png", "l" * 250 + ".json"} <= names
+    assert max(map(len, names)) == 255
+
+
+def test_keypoints_are_no_reason_that_outlines_are_missing(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.4 0.4 0.4 0.4 2\n")
+    (tmp_path / "data.yaml").write_text("train: images\nkpt_shape: [1, 3]\nnames: [nut]\n")
+    with pytest.raises(DataError, match="not every object has an outline") as raised:
+        foveate.convert(tmp_path, "masks", tmp_path.parent / f"{tmp_path.name}-out")
+    assert "objects with keypoints" not in str(raised.value)
+
+
 def test_tags_of_a_tool_become_folders(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("1.png", "2.png"):
@@ -512,7 +548,6 @@ def test_boxes_become_those_around_their_masks_in_tools(tmp_path, tool):
 
 @pytest.mark.parametrize("tool", ["cvat", "labelme", "labelstudio"])
 def test_classes_of_images_are_tags_in_tools(tmp_path, tool):
-    """One or several for each image; an image without any would not be read as tagged."""
     names = [("cat",), ("dog; or fox", "cat"), ("人",), ("cat",)]
     before = make_table(tmp_path / "made", labels_of(*names), multilabel=True)
     folder = write(before, "table", tmp_path / "0")
@@ -522,9 +557,6 @@ def test_classes_of_images_are_tags_in_tools(tmp_path, tool):
     assert result.counts == {"cat": 3, "dog; or fox": 1, "人": 1}
     places = ("split", "group") if tool == "labelstudio" else ("split",)
     assert_same(before, read_table(tmp_path / "2"), places)
-    write(make_table(tmp_path / "none", labels_of(("cat", "dog"), ())), "table", tmp_path / "3")
-    with pytest.raises(DataError, match="there are 2 images, and 1 would be read"):
-        foveate.convert(tmp_path / "3", tool, tmp_path / "4")
 
 
 @pytest.mark.parametrize("tool", ["cvat", "labelme", "labelstudio"])

@@ -13,9 +13,12 @@ from foveate.data.discovery import EXTENSIONS, extension_of
 from foveate.data.formats._box_table import CLASSES
 from foveate.data.issues import IssueLog
 from foveate.data.survey import MASK_SUFFIX
+from foveate.errors import UsageError
 from foveate.images.codec import read_size, usual_extension
+from foveate.messages import counted
 from foveate.predictions import Boxes, Labels, Regions
 from foveate.types import Issue, IssueKind, Sample, StoredImage, Table
+from foveate.utils.paths import printable
 
 _RENAMED = IssueKind(
     "image_renamed",
@@ -25,6 +28,12 @@ _LIKE_MASK = IssueKind(
     "image_renamed_from_mask",
     "images that were renamed because they would be taken for masks of others",
 )
+_UNUSUAL = IssueKind(
+    "image_renamed_unusual",
+    "images that were renamed because not every program can use their names",
+)
+_MAX_BYTES = 255  # of the name of a file
+_LABELS = ".json"  # the longest extension of the files that get the name of an image
 _IMAGE_FOLDERS = frozenset({"images", "jpegimages"})
 _PART_OF_FILE = re.compile(r"(?:\.\w+)*#")  # scan.nii.gz#0012, train.parquet#000031
 
@@ -73,13 +82,34 @@ class CopiedImage:
         return zip(boxes.xyxy.tolist(), boxes.names, crowd, strict=True)
 
 
+def require_labels(table: Table) -> None:
+    """Refuse images without any class, for formats where these are images to be labeled yet.
+
+    Raises:
+        UsageError: There are some.
+    """
+    without = [
+        sample.key
+        for sample in table.samples
+        if isinstance(sample.target, Labels) and not sample.target.names
+    ]
+    if without:
+        raise UsageError(
+            "images without any class would be read as images that are not labeled yet",
+            where=printable(table.root),
+            why=f"{counted(len(without), 'image', 'images')}, such as {without[0]!r}",
+            hint="--to table",
+        )
+
+
 def copy_images(
     table: Table, folder: Path, notes: list[Issue], place: Place = lambda sample, parts: parts
 ) -> list[CopiedImage]:
     """Copy the images of a table below `folder`, under their keys.
 
     No two have the same name without extension, because label files are named by it, none is called
-    like the mask of another one, and no key leads out of `folder`. A folder `images` that all of
+    like the mask of another one, or so that its name cannot be written, and no key leads out of
+    `folder`. A folder `images` that all of
     them share is left out: the copies are put into one anyway.
 
     Args:
@@ -127,7 +157,9 @@ def _unique_paths(
         wanted = PurePosixPath(*place(sample, (*folders, name)))
         path = _free_path(wanted, taken)
         taken.add(_folded_stem(path))
-        if path != wanted:
+        if _is_unusual(sample, last) or _shorten(wanted) != wanted:
+            renamed.add(_UNUSUAL, sample.key)
+        elif path != wanted:
             renamed.add(_RENAMED, sample.key)
         paths.append(path)
     notes += renamed.issues()
@@ -158,15 +190,27 @@ def _safe_parts(sample: Sample) -> Parts:
     return parts[1:] if re.fullmatch("[A-Za-z]:", parts[0]) else parts
 
 
+def _is_unusual(sample: Sample, name: str) -> bool:
+    """Whether the name of an image contains what its copy's must not."""
+    return isinstance(sample.path, Path) and sample.key.rpartition("/")[2] != name
+
+
 def _free_path(path: PurePosixPath, taken: set[str]) -> PurePosixPath:
     """The path, or a.png -> a-png.png, a-png-2.png, ... until no other image has the stem."""
-    stems = [path.stem, f"{path.stem}-{path.suffix[1:]}"]
+    ends = ["", f"-{path.suffix[1:]}"]
     for number in range(len(taken) + 3):
-        stem = stems[number] if number < len(stems) else f"{stems[1]}-{number}"
-        candidate = path.with_name(stem + path.suffix)
+        end = ends[number] if number < len(ends) else f"{ends[1]}-{number}"
+        candidate = _shorten(path, end)
         if _folded_stem(candidate) not in taken:
             return candidate
     raise AssertionError("there are more candidates than taken names")
+
+
+def _shorten(path: PurePosixPath, end: str = "") -> PurePosixPath:
+    """The path with `end` after its stem, which is cut where the name would be too long."""
+    room = _MAX_BYTES - len(end.encode()) - max(len(path.suffix.encode()), len(_LABELS))
+    stem = path.stem.encode()[: max(room, 1)].decode(errors="ignore")
+    return path.with_name(f"{stem}{end}{path.suffix}")
 
 
 def _folded_stem(path: PurePosixPath) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from foveate.data.boxes import class_name
 from foveate.data.discovery import find_images
-from foveate.data.formats._image_export import Parts, copy_images
+from foveate.data.formats._image_export import Parts, copy_images, require_labels
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -107,6 +107,7 @@ class Cvat(ToolFormat):
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write annotations.xml and images/."""
+        require_labels(table)
         notes: list[Issue] = []
         images = [
             CvatImage(str(image.path), image.size, image.drawn, image.sample.split)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from foveate.data.boxes import class_name
 from foveate.data.discovery import is_image, walk_folders
 from foveate.data.formats._box_table import NO_BOX
-from foveate.data.formats._image_export import Parts, copy_images
+from foveate.data.formats._image_export import Parts, copy_images, require_labels
 from foveate.data.formats._tool_files import (
     ImageLocator,
     files_by_extension,
@@ -117,6 +117,7 @@ class LabelMe(ToolFormat):
 
         The split of an image becomes the folder that it is in.
         """
+        require_labels(table)
         notes: list[Issue] = []
         for image in copy_images(table, folder, notes, _in_split):
             content = to_json(image.path.name, image.size, image.drawn, table.classes)

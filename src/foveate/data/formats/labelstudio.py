@@ -22,7 +22,7 @@ from foveate.data.boxes import class_name
 from foveate.data.discovery import is_image
 from foveate.data.formats._box_table import NO_BOX
 from foveate.data.formats._coco_files import stated_size
-from foveate.data.formats._image_export import copy_images
+from foveate.data.formats._image_export import copy_images, require_labels
 from foveate.data.formats._tool_files import (
     ImageLocator,
     find_annotation_files,
@@ -158,6 +158,7 @@ class LabelStudio(ToolFormat):
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
         """Write tasks.json, label_config.xml and images/; `folder` is the document root."""
+        require_labels(table)
         notes: list[Issue] = []
         tasks, has_masks = [], False
         targets = [sample.target for sample in table.samples]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from foveate.data.formats import FORMATS, Fit, Format, Reading, sniff_format
+from foveate.data.formats._keypoints import KEPT
 from foveate.data.formats._mask_values import BACKGROUND
 from foveate.data.formats._painting import paint_image
 from foveate.errors import DataError
@@ -51,10 +52,11 @@ class Outlines(Format):
         table = FORMATS.get(names[0])().read(path)
         targets = [sample.target for sample in table.samples if isinstance(sample.target, Boxes)]
         if not any(target.masks for target in targets):
+            reasons = [str(note) for note in table.notes if note.kind is not KEPT]
             raise DataError(
                 "not every object has an outline",
                 where=printable(path),
-                why="; ".join(map(str, table.notes)) or None,
+                why="; ".join(reasons) or None,
                 hint=f"to train on boxes, use --format {names[0]}",
                 id="no_outlines",
             )
