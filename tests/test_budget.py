@@ -446,3 +446,25 @@ def test_a_budget_that_was_not_kept_is_said(monkeypatch, capsys):
         warn_if_exceeded(TimeBudget(1, START))
         assert ("took 1.2 minutes and not 1" in capsys.readouterr().out) is said
     warn_if_exceeded(None)
+
+
+@pytest.mark.parametrize("tuning", ["probe", "full"])
+def test_a_budget_that_is_over_before_training_gives_a_run(stripes, tmp_path, tuning):
+    settings = {
+        "data.path": str(stripes),
+        "backbone.name": "test_efficientnet",
+        "backbone.weights": "none",
+        "tuning": tuning,
+        "training.minutes": 1e-9,
+        "device": "cpu",
+    }
+    result = fit_recipe(with_settings(Recipe(), settings), tmp_path / "run")
+    assert Run(result.run).finished
+
+
+def test_stated_epochs_are_the_most_that_are_shown():
+    budget = TimeBudget(5, time.monotonic())
+    plan, state = TrainingPlan(1, 4, budget), TrainingState()
+    assert plan.epochs(state) == 1
+    state.epoch, state.step, state.progress = 1, 4, 1.0
+    assert plan.epochs(state) == 1

@@ -23,7 +23,7 @@ from foveate.modeling.weights import weights_fingerprint
 from foveate.recipe import with_settings
 from foveate.run.folder import Run
 from foveate.types import Provides
-from helpers import raise_no_route
+from helpers import probe_of, raise_no_route
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -378,13 +378,10 @@ def test_stochastic_depth_is_refused_for_open_clip_networks(family, folders):
 
 @pytest.mark.parametrize("tuning", ["probe", "head", "full", "last"])
 def test_a_fit_freezes_saves_and_loads(folders, quick, tmp_path, tuning):
-    settings = {
-        "backbone.name": f"clip:{folders['vit']}",
-        "backbone.weights": "auto",
-        "tuning": tuning,
-        "training.epochs": 1,
-    }
-    result = fit_recipe(with_settings(quick, settings), tmp_path / "run")
+    settings = {"backbone.name": f"clip:{folders['vit']}", "backbone.weights": "auto"}
+    recipe = with_settings(quick, {**settings, "tuning": tuning, "training.epochs": 1})
+    recipe = probe_of(recipe) if tuning == "probe" else recipe
+    result = fit_recipe(recipe, tmp_path / "run")
     start = load_file(folders["vit"] / "open_clip_model.safetensors")
     saved = load_file(tmp_path / "run" / "model.safetensors")
     assert bool(Run.open(result.run).outcome()["frozen"]) == (tuning != "full")

@@ -16,7 +16,7 @@ from PIL import Image
 import foveate
 from foveate.api.explain.core import Request, _ImageExplainer, create_explainers
 from foveate.cli import main as cli
-from foveate.errors import FoveateError, UnknownName, UsageError
+from foveate.errors import DataError, FoveateError, UnknownName, UsageError
 from foveate.explainability.faithfulness import (
     THOROUGH_TEST,
     CurveTest,
@@ -474,6 +474,13 @@ def test_t75_only_boxes_that_predict_gives_are_explained_and_drawn(detector, tmp
     with pytest.raises(UsageError, match="no box reaches the threshold"):
         foveate.explain(run, tmp_path / "nothing.png", out=tmp_path / "none", device="cpu")
     assert not (tmp_path / "none").exists()
+
+
+def test_images_of_which_none_can_be_read_leave_nothing(resnet, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of the images could be read"):
+        foveate.explain(resnet, [tmp_path / "bad.png"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_t75_a_constant_map_is_like_no_other_and_warns_of_nothing(resnet, spots):

@@ -34,7 +34,7 @@ from foveate.modeling.model import build_model
 from foveate.modeling.weights import read_tensors, weights_fingerprint
 from foveate.recipe import Recipe, with_settings
 from foveate.run.folder import BACKBONE_FILE, Run
-from foveate.training import trainer
+from foveate.training import stepper, trainer
 from foveate.training.collapse_guard import collapse_reason
 from foveate.training.feature_quality import (
     FeatureQuality,
@@ -405,14 +405,14 @@ def _supervised(run: Path) -> Recipe:
 
 
 def test_a_nan_loss_keeps_the_last_good_weights(trained_weights, images, tmp_path, monkeypatch):
-    mix_batch, calls = trainer.mix_batch, []
+    mix_batch, calls = stepper.mix_batch, []
 
     def mix_with_nan(batch, recipe):
         calls.append(1)
         batch = mix_batch(batch, recipe).normalized()
         return batch if len(calls) <= 4 else replace(batch, images=batch.images * float("nan"))
 
-    monkeypatch.setattr(trainer, "mix_batch", mix_with_nan)
+    monkeypatch.setattr(stepper, "mix_batch", mix_with_nan)
     options = {
         **QUICK,
         "weights": str(trained_weights),

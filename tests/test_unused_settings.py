@@ -69,7 +69,7 @@ CLOSED_FORM.add("training.channels_last")
 OF_BACKBONE = {"l2_sp", "drop_path", "head_epochs", "gradient_checkpointing", "layer_decay"}
 # what no weight shows, and the test of it
 TESTED_ELSEWHERE = {
-    "training.minutes": "test_the_time_budget",
+    "training.minutes": "test_t66_every_task_keeps_its_time",
     "training.head_init": "test_t61_a_training_that_does_harm_leaves_the_start",
     "training.patience": "test_the_best_epoch_is_kept",
     "training.gradient_checkpointing": "test_checkpointed_activations_give_the_same_gradient_in",
@@ -130,7 +130,10 @@ def test_t76_a_setting_that_a_tuning_cannot_honor_is_refused_by_name(table, tuni
     settings.pop("augment.mosaic")  # refused for classes, whatever the tuning
     resolve_recipe(recipe_of(table, tuning), table)
     for name, value in settings.items():
-        recipe = recipe_of(table, tuning, **{name: value})
+        optimizer = "sgd" if name == "training.momentum" else "adamw"
+        recipe = recipe_of(table, tuning, **{"training.optimizer": optimizer, name: value})
+        if not TUNINGS.get(tuning).needs_steps:
+            recipe = recipe_of(table, tuning, **{name: value})
         if name in expected_refusals(tuning):
             with pytest.raises(
                 UsageError, match=rf"{name}( \(--[a-z-]+\))? has no effect"
@@ -140,6 +143,12 @@ def test_t76_a_setting_that_a_tuning_cannot_honor_is_refused_by_name(table, tuni
             assert "--tuning full" in str(error.value)
         else:
             resolve_recipe(recipe, table)
+
+
+def test_t76_the_momentum_of_another_optimizer_is_refused(table):
+    with pytest.raises(UsageError, match=r"adamw, where training.momentum has no effect") as error:
+        resolve_recipe(recipe_of(table, "full", **{"training.momentum": 0.5}), table)
+    assert "--set training.optimizer=sgd" in str(error.value)
 
 
 @pytest.mark.parametrize("tuning", ["probe", "knn", "head", "lora", "full"])

@@ -256,7 +256,9 @@ class TrainingPlan:
     def epochs(self, state: TrainingState) -> int:
         """Return how many epochs the whole training has, as planned now."""
         _, steps = self.position(state)
-        return max(state.epoch + 1, math.ceil(steps / self.steps_per_epoch))
+        if not self.open_end:
+            steps = min(steps, self.steps)
+        return max(math.ceil(self.epochs_done(state)), math.ceil(steps / self.steps_per_epoch))
 
     def trains_head_alone(self, state: TrainingState, head_epochs: int) -> bool:
         """Whether the backbone is still frozen, for so many epochs or a tenth of the time."""

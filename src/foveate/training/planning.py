@@ -103,7 +103,7 @@ def choose_mode(
             seconds = _image_seconds(model, dataset, default, device, steps)
             passes = len(candidates) * (MODE_ROUNDS + 1)
             count = min(_TIMED_IMAGES, int(allowed / (passes * seconds)))
-        if count:
+        if count > 0:
             step = _timed_step(model, dataset, device, steps, count)
             mode, reason = fastest_mode(candidates, step)
         else:

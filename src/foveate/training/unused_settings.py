@@ -38,6 +38,8 @@ _OF_TRAINED_BACKBONE = frozenset(
     for name in ("l2_sp", "drop_path", "head_epochs", "gradient_checkpointing", "layer_decay")
 )
 _OF_LAYERS = frozenset(("training.layer_decay",))
+_OPTIMIZER = "the optimizer is"
+_WITH_MOMENTUM, _OF_MOMENTUM = "sgd", frozenset(("training.momentum",))
 _OF_TRAINED_NORMS = frozenset(("training.batch_norm",))
 
 
@@ -54,7 +56,7 @@ def unused_settings(
             `foveate.recipe` where a field is missing.
     """
     unused = dict[str, str]()
-    for fields, reason in _without_effect(recipe.tuning.name, tuning):
+    for fields, reason in _without_effect(recipe, tuning):
         for name in sorted(fields):
             value = _value(recipe, name)
             if recipe.is_set(name) and value not in (default_value(name), defaults.get(name)):
@@ -78,15 +80,20 @@ def refuse_unused(unused: Mapping[str, str]) -> None:
     raise UsageError(
         f"{reason}, where {_listed(names)} {verb} no effect",
         where=names[0],
-        hint="leave it out; or --tuning full, which trains the whole network in steps",
+        hint=f"leave it out; or --set training.optimizer={_WITH_MOMENTUM}"
+        if reason.startswith(_OPTIMIZER)
+        else "leave it out; or --tuning full, which trains the whole network in steps",
     )
 
 
-def _without_effect(name: str, tuning: type[Tuning]) -> Iterator[tuple[frozenset[str], str]]:
-    """Fields that a tuning cannot honor, and why."""
+def _without_effect(recipe: Recipe, tuning: type[Tuning]) -> Iterator[tuple[frozenset[str], str]]:
+    """Fields that a tuning, or the optimizer, cannot honor, and why."""
+    name, optimizer = recipe.tuning.name, recipe.training.optimizer
     if not tuning.needs_steps:
         yield _OF_STEPS - _CLOSED_FORM, _closed_form(name)
         return
+    if optimizer != _WITH_MOMENTUM:
+        yield _OF_MOMENTUM, f"{_OPTIMIZER} {optimizer}"
     if not tuning.trains_backbone:
         yield _OF_TRAINED_BACKBONE, f"the tuning {name!r} leaves the backbone as it is"
     if not tuning.layerwise:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveate.api.explain.nearest import NearestImage, TrainingIndex
 from foveate.data.image_sources import find_samples_at
-from foveate.errors import BrokenImage, UsageError
+from foveate.errors import BrokenImage, DataError, UsageError
 from foveate.explainability.faithfulness import (
     THOROUGH_TEST,
     CurveTest,
@@ -231,7 +231,7 @@ def explain_images(
             else:
                 if own:
                     sheet = stack(sheet, index.sheet(nearest)) if index else sheet
-                    path = folder / f"{number:04d}-{Path(sample.key).stem}.png"
+                    path = folder / f"{number:04d}-{_printable(Path(sample.key).stem)}.png"
                     folder.mkdir(parents=True, exist_ok=True)
                     write_image(sheet, path, {"alt": _alt_text(own, nearest)})
                     result.explanations.extend(
@@ -240,12 +240,19 @@ def explain_images(
                 else:
                     result.without.append(sample.key)
             bar.advance(1)
-    if result.without and not result.explanations:
-        raise _nothing_to_explain(predictor, result.without)
+    if not result.explanations:
+        raise _nothing_explained(predictor, result)
     rows = [json.dumps(each.row(), ensure_ascii=False) + "\n" for each in result.explanations]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "explanations.jsonl", "".join(rows))
     return result
+
+
+def _nothing_explained(predictor: Predictor, result: ExplainResult) -> UsageError | DataError:
+    if not result.without:
+        key, why = result.skipped[0]
+        return DataError("none of the images could be read", where=key, why=why)
+    return _nothing_to_explain(predictor, result.without)
 
 
 def _nothing_to_explain(predictor: Predictor, keys: list[str]) -> UsageError:
@@ -257,6 +264,11 @@ def _nothing_to_explain(predictor: Predictor, keys: list[str]) -> UsageError:
         why=no_box if kind is Boxes else "",
         hint="another image or run",
     )
+
+
+def _printable(name: str) -> str:
+    """The name of an image as a part of a file name: "x\ny" -> "x_y"."""
+    return "".join(each if each.isprintable() else "_" for each in name)
 
 
 def _alt_text(explanations: list[Explanation], nearest: list[NearestImage]) -> str:
