@@ -176,7 +176,7 @@ def test_gradcam_is_cam_where_the_head_is_linear():
     }
     model = build_model(with_settings(Recipe(), settings), ("a", "b"))
     batch = Batch(
-        torch.randn(1, 3, SIDE, SIDE),
+        torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
         [{}],
         torch.zeros(1, 4),
         torch.full((1, 2), SIDE),
@@ -188,6 +188,7 @@ def test_gradcam_is_cam_where_the_head_is_linear():
         maps = model.backbone.network.forward_features(batch.images)[0]
     weights = (model.head.linear.weight[model.classes.index(score.name)] / model.head.std).detach()
     cam = (weights[:, None, None] * maps).sum(0).clamp(min=0)
+    assert cam.max() > 0
     heatmap = EXPLAINERS.get("gradcam")().explain(target.request(score))
     torch.testing.assert_close(heatmap / heatmap.max(), cam / cam.max(), rtol=1e-4, atol=1e-5)
 

@@ -80,7 +80,9 @@ def test_t43_decoding_takes_no_more_memory_than_is_computed_from_the_header():
 @pytest.fixture(scope="module")
 def server() -> Iterator[SmallServer]:
     with SmallServer(
-        grace=3, max_decoded_bytes=DECODED, seconds={"HEAD_SECONDS": 1.5, "HEAD_START": 1.5}
+        grace=3,
+        max_decoded_bytes=DECODED,
+        seconds={"HEAD_SECONDS": 1.5, "HEAD_START": 1.5, "KEEP_ALIVE_SECONDS": 1},
     ) as running:
         assert running.served(1, IMAGE) == 1
         yield running
