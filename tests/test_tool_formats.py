@@ -832,6 +832,23 @@ def test_roboflow_csv_in_split_folders(tmp_path):
     assert (table.format, table.classes) == ("boxes_table", ("bolt", "nut"))
     assert sorted(sample.split for sample in table.samples) == ["test", "train", "val"]
     assert boxes_of(table) == [("bolt", 10, 8, 30, 28), ("nut", 10, 8, 30, 28)]
+    assert not notes_of(table)
+
+
+def test_images_without_a_row_are_left_out_aloud(tmp_path):
+    """Roboflow's CSV does not name images without objects."""
+    header, row = "filename,class,xmin,ymin,xmax,ymax\n", "a.jpg,bolt,10,8,30,28\n"
+    for number, name in enumerate("abc"):
+        write_image(tmp_path / "train" / f"{name}.jpg", number)
+    (tmp_path / "train" / "_annotations.csv").write_text(header + row)
+    table = read_table(tmp_path)
+    assert [sample.key for sample in table.samples] == ["train/a.jpg"]
+    assert (
+        "2 images beside those of the table without a row, left out: 'b.jpg', 'c.jpg'"
+        in notes_of(table)
+    )
+    (tmp_path / "train" / "_annotations.csv").write_text(header + row + "b.jpg,,,,,\nc.jpg,,,,,\n")
+    assert len(read_table(tmp_path).samples) == 3
 
 
 # --- all tools

@@ -11,12 +11,13 @@ train/_annotations.csv).
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from foveate.data.boxes import RawBoxes, class_name
+from foveate.data.discovery import is_image, list_folder
 from foveate.data.formats import Format, Reading
 from foveate.data.formats._box_table import BoxTableBuilder, order_classes
 from foveate.data.formats._image_export import copy_images, write_classes
@@ -24,7 +25,7 @@ from foveate.data.formats._label_names import name_numbers, renamed
 from foveate.data.formats._object_lists import parse_objects
 from foveate.data.formats._table_files import find_tables, fit_of_tables
 from foveate.data.image_rows import ImageFinder, ImageRow
-from foveate.data.issues import skip_and_record
+from foveate.data.issues import quoted, skip_and_record
 from foveate.data.record_files import Record, row_location
 from foveate.data.records import (
     ALIASES,
@@ -104,6 +105,8 @@ class BoxesTable(Format):
                 " convert them to pixels"
             )
             builder.notes.append(remark("corners_below_one", text))
+        if path.is_dir():
+            builder.notes += _without_row(images)
         return builder.build(order_classes(root, used, builder.notes), "boxes_table")
 
     def write(self, table: Table, folder: Path) -> tuple[Issue, ...]:
@@ -121,6 +124,20 @@ class BoxesTable(Format):
                     writer.writerow(protect_cells([path, "", "", "", "", "", *last, ""]))
         write_classes(table, folder)
         return tuple(notes)
+
+
+def _without_row(images: Iterable[_Image]) -> Iterator[Issue]:
+    """Yield a note on images that lie beside those of the table and have no row."""
+    listed = {image.path for image in images if isinstance(image.path, Path)}
+    folders = dict.fromkeys(path.parent for path in listed)
+    beside = (path for folder in folders for path in list_folder(folder) if is_image(path))
+    left = [path.name for path in beside if path not in listed]
+    if left:
+        text = (
+            "{count:image|images} beside those of the table without a row, left out: {names}; a row"
+            " with neither label nor corners states that an image has no objects"
+        )
+        yield remark("images_without_row", text, count=len(left), names=quoted(left))
 
 
 def _has_boxes(path: Path) -> bool:
