@@ -204,7 +204,10 @@ def _read_back(reader: str, partial: Path, out: Path) -> Table:
 def _painted_notes(table: Table) -> tuple[Issue, ...]:
     if not FORMATS.get(table.format).is_painted:
         return ()
-    text = "objects become areas of their classes: which pixels belong to which object is lost"
+    text = (
+        "objects become areas of their classes: which pixels belong to which object is lost, and so"
+        " are keypoints, and which areas are crowds"
+    )
     return (remark("objects_unsupported", text),)
 
 
