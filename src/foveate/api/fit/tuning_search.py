@@ -52,17 +52,6 @@ _STEP = 4  # cost of an image in training, with validation, in forward passes
 _RETRAINING = 1.5  # its cost, in trainings without the look-alikes
 
 
-class Clock:
-    """A budget in seconds from a moment of time.monotonic(); endless without minutes."""
-
-    def __init__(self, minutes: float | None, started: float) -> None:
-        self.end = math.inf if minutes is None else started + 60 * minutes
-        self.budget = self.end - started
-
-    def left(self) -> float:
-        return self.end - time.monotonic()
-
-
 def search_tunings(recipe: Recipe, out: Path | None, started: float) -> FitResult:
     """Search for the best tuning in a new run folder.
 
@@ -85,9 +74,7 @@ def search_tunings(recipe: Recipe, out: Path | None, started: float) -> FitResul
     run = Run.create(out, f"{Path(recipe.data.path).resolve().stem}-{AUTO}")
     run.write_recipe(recipe, only_set=True)
     with run.locked():
-        return _TuningSearch(
-            run, recipe, table, Clock(recipe.training.minutes, started)
-        ).run_trials()
+        return _TuningSearch(run, recipe, table, _clock(recipe, started)).run_trials()
 
 
 def resume_search(run: Run, started: float) -> FitResult:
@@ -95,15 +82,19 @@ def resume_search(run: Run, started: float) -> FitResult:
     recipe = run.recipe()
     with run.locked():
         run.remove_partial_files()
-        return _TuningSearch(
-            run, recipe, read_data(recipe), Clock(recipe.training.minutes, started)
-        ).run_trials()
+        return _TuningSearch(run, recipe, read_data(recipe), _clock(recipe, started)).run_trials()
+
+
+def _clock(recipe: Recipe, started: float) -> TimeBudget:
+    """The time of all trials together; endless without minutes."""
+    minutes = recipe.training.minutes
+    return TimeBudget(math.inf if minutes is None else minutes, started)
 
 
 class _TuningSearch:
     """The state of one search over tunings."""
 
-    def __init__(self, run: Run, recipe: Recipe, table: Table, clock: Clock) -> None:
+    def __init__(self, run: Run, recipe: Recipe, table: Table, clock: TimeBudget) -> None:
         self.run, self.table, self.clock = run, table, clock
         # the clock bounds all trials together
         self.recipe = with_settings(recipe, {"training.minutes": None})
@@ -261,7 +252,7 @@ class _TuningSearch:
         if self._holds_out:
             last = free / (1 + _RETRAINING + (left - 1) / 2)
             return self._budget_of(last if left == 1 else last / 2, left)
-        return self._budget_of(free if left == 1 else min(free, self.clock.budget / 2), left)
+        return self._budget_of(free if left == 1 else min(free, self.clock.seconds / 2), left)
 
     def _budget_of(self, seconds: float, left: int) -> TimeBudget | None:
         """Return so many seconds from now; None if there is no end.
@@ -281,14 +272,14 @@ class _TuningSearch:
 
     def _free(self) -> float:
         """Seconds that are left for training."""
-        if self.clock.budget == math.inf:
+        if self.clock.seconds == math.inf:
             return math.inf
         return self.clock.left() - self._reserve()
 
     def _reserve(self) -> float:
         """Return the seconds to keep for the look-alikes of the trial and the test of the best."""
         if self.data is None:
-            return _INITIAL_RESERVE * self.clock.budget
+            return _INITIAL_RESERVE * self.clock.seconds
         splits = [sample.split for sample in self.data.scanned.table.samples]
         unlike = splits.count("unlike")
         per_image = self.seconds_per_image + self.data.read_seconds
